@@ -1,0 +1,73 @@
+"""What the section `trainer` of a config may say. No torch here: a config is checked before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from src.utils.bounds import Above, AtLeast, Between
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long to train, how one step is made, and what is kept."""
+
+    epochs: Annotated[int, AtLeast(1)] | None = None
+    """Passes over the training data, counted from the start of the run also after a resume. Default: 10, or no limit when `max_steps` is given."""
+
+    max_steps: Annotated[int, AtLeast(1)] | None = None
+    """Optimizer updates after which training ends, in mid-epoch if need be."""
+
+    accumulate_steps: Annotated[int, AtLeast(1)] = 1
+    """Micro-batches (batches of the loader) whose gradients make one optimizer update."""
+
+    max_grad_norm: Annotated[float, Above(0)] | None = None
+    """Gradients are scaled down so that their L2 norm over all parameters is at most this."""
+
+    amp_dtype: Literal["bf16", "fp16"] | None = None
+    """Autocast forward and loss to this type; fp16 scales the loss and needs a GPU."""
+
+    compile: bool | dict[str, Any] = False
+    """Run the model through `torch.compile`; a mapping is passed on as its arguments."""
+
+    ema_decay: Annotated[float, Between(0, 1)] | None = None
+    """Keep an exponential moving average of the weights; it is what is evaluated and tested."""
+
+    monitor: str | None = None
+    """What `best` means: `min val/loss`, `max val/accuracy`. Default: `min val/loss` where there is a val part, else none."""
+
+    patience: Annotated[int, AtLeast(0)] = 0
+    """Stop after exactly this many evaluations in a row without strict improvement; 0 never stops early."""
+
+    min_delta: Annotated[float, AtLeast(0)] = 0.0
+    """An improvement must be larger than this."""
+
+    eval_every_epochs: Annotated[int, AtLeast(1)] = 1
+    """Evaluate the val parts after every so many epochs."""
+
+    eval_every_steps: Annotated[int, AtLeast(1)] | None = None
+    """Evaluate after every so many steps instead of by epochs."""
+
+    save_every_epochs: Annotated[int, AtLeast(1)] = 1
+    """Save a checkpoint after every so many epochs. The end of a run is always saved, a new best too."""
+
+    save_every_steps: Annotated[int, AtLeast(1)] | None = None
+    """Save after every so many steps, in addition to the epochs."""
+
+    keep: Annotated[int, AtLeast(1)] = 2
+    """How many of the newest checkpoints stay on disk, besides the best."""
+
+    log_every_steps: Annotated[int, AtLeast(1)] = 50
+    """Read loss and rate from the device, and log them, after every so many steps."""
+
+    device: str = "auto"
+    """`auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:1`, `mps`."""
+
+    deterministic: bool = False
+    """Use only algorithms that give the same bits every time; an operation that has none is an error."""
+
+    save_dir: str = "saved"
+    """Folder of all runs, relative to the project: `<save_dir>/<name>/<run id>/`."""
+
+    init_from: str | None = None
+    """Checkpoint or run directory whose weights the model starts from. Weights only: counters and optimizer start afresh."""

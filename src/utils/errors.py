@@ -1,0 +1,49 @@
+"""What can go wrong for a user, and with which exit code a command then ends."""
+
+from __future__ import annotations
+
+
+class KeelError(Exception):
+    """A mistake or misfortune that a user can act on: shown as one to three lines, without a traceback.
+
+    The text reads `WHERE: WHAT, received value; what would be right`. Anything that is not a
+    `KeelError` is a bug of ours or of the user's code and keeps its traceback.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(KeelError):
+    """The config or the command line is wrong. Carries every mistake found, one a line."""
+
+    exit_code = 2
+
+
+class DataError(KeelError):
+    """A file, row, label or batch is not what it must be."""
+
+    exit_code = 3
+
+
+class CheckpointError(KeelError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+    exit_code = 4
+
+
+class ResourceError(KeelError):
+    """Disk or memory ran out."""
+
+    exit_code = 5
+
+
+class NumericsError(KeelError):
+    """A loss or gradient is no longer a finite number."""
+
+    exit_code = 6
+
+
+class WorkerError(KeelError):
+    """A loader worker or another rank died or hangs."""
+
+    exit_code = 7
