@@ -1,0 +1,69 @@
+"""Which device a run uses."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from src.utils.errors import ConfigError
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called `name`: `auto`, `cpu`, `mps`, `cuda`, `cuda:1`, or a GPU number such as `0`.
+
+    Raises:
+        ConfigError: There is no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name.replace(",", "").isdigit():
+        if "," in name:
+            raise ConfigError(f"device: {name}: this command trains on one device; name one, for example 0")
+        name = f"cuda:{name}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device: unsupported device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device: {name}: no CUDA device for this torch ({torch.__version__}); use cpu or auto")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(f"device: {name}: found {torch.cuda.device_count()} GPU(s), numbered from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device: mps: not available with this torch ({torch.__version__}); use cpu or auto")
+    return device
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return `batch` with every tensor in it on `device`; dicts, lists, tuples and named tuples keep their shape.
+
+    Anything else that has a `to` method (a graph batch, say) is moved by it; text and numbers pass through.
+    """
+    if device.type == "cpu" and isinstance(batch, torch.Tensor) and batch.device.type == "cpu":
+        return batch
+    if hasattr(batch, "to"):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
+
+
+def make_deterministic() -> None:
+    """Allow only algorithms that give the same bits every time, on CPU and GPU.
+
+    An operation that has none raises a `RuntimeError` that names it. See
+    https://pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,82 @@
+"""Random number generators: seeding, keeping and restoring their states.
+
+Three global streams exist in a training process (python, numpy, torch), plus one per GPU. The model draws from
+them (dropout, initialisation); data are read under streams of their own, see `forked_rng`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices) with `seed`, 0 to 2**32 - 1."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def mix_seed(*parts: int) -> int:
+    """Return one 32-bit seed made of several numbers, such that neighbours give unrelated streams."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the states of all global streams as tensors and plain data, fit for a checkpoint."""
+    version, words, gauss_next = random.getstate()
+    _, keys, position, has_gauss, cached_gauss = np.random.get_state(legacy=True)
+    return {
+        "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss_next": gauss_next},
+        "numpy": {
+            "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),  # uint32 has no safe torch twin
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached_gauss": float(cached_gauss),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put all global streams back to where `rng_state` saw them.
+
+    GPU streams are restored as far as this machine has the GPUs.
+    """
+    python, numpy_state = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss_next"]))
+    keys = numpy_state["keys"].numpy().astype(np.uint32)
+    np.random.set_state(
+        ("MT19937", keys, numpy_state["position"], numpy_state["has_gauss"], numpy_state["cached_gauss"])
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available():
+        for index, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda_state.cpu(), index)
+
+
+@contextmanager
+def forked_rng(seed: int | None = None) -> Iterator[None]:
+    """Let the block draw from its own host streams, seeded with `seed`; the global ones continue as if it had not run."""
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        if seed is not None:
+            seed_host(seed)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+
+
+def seed_host(seed: int) -> None:
+    """Seed python, numpy and torch on the host only: cheap enough to be done for every sample."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
