@@ -35,12 +35,12 @@ setup-dev: $(VENV)/installed-dev
 
 # Stamps: set up once, and again when pyproject.toml or constraints.txt change.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@test -f $(VENV)/installed-dev || $(MAKE) --no-print-directory venv
+	@$(MAKE) --no-print-directory venv
 	$(VENV_PYTHON) -m pip install -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt
-	@test -f $(VENV)/installed || $(MAKE) --no-print-directory venv
+	@$(MAKE) --no-print-directory venv
 	$(VENV_PYTHON) -m pip install -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/installed $@
 

@@ -17,7 +17,7 @@ settings.load_profile("keel")
 
 
 def product_files() -> list[Path]:
-    """Return the files of the project as git sees them, uncommitted new ones too; without git, what a clone would hold."""
+    """Return the files of the project as git sees them, new ones too; without git, what a clone would hold."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
