@@ -1,0 +1,162 @@
+"""What sections must say about each other: parts that exist, a monitor that is logged, a rate that is a rate."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest
+from src.config.settings import Component, Config, ScheduleSettings
+from src.data.settings import LoaderSettings
+
+_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
+_DEVICE_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+_CODE_LOADING = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False}
+
+
+def check_sections(config: Config, mistakes: Mistakes) -> None:
+    """Notes what contradicts itself between otherwise well-formed sections."""
+    _check_name(config.name, mistakes)
+    _check_parts(config, mistakes)
+    _check_loaders(config, mistakes)
+    _check_rates(config, mistakes)
+    _check_monitors(config, mistakes)
+    for path, component in components(config):
+        _check_no_code_loading(component.args, (*path, "args"), mistakes)
+
+
+def components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
+    """Yields every component of the config and where it is written, in reading order."""
+    if config.data.source is not None:
+        yield ("data",), config.data.source
+    yield from _listed(("data", "transforms"), config.data.transforms)
+    for name, part in config.data.parts.items():
+        if part.type is not None:
+            yield ("data", name), part.type
+        yield from _listed(("data", name, "transforms"), part.transforms or ())
+    for section in ("model", "loss", "optimizer", "lr_scheduler", "task"):
+        yield from named(getattr(config, section), section)
+    yield from _listed(("metrics",), config.metrics.values())
+    yield from _listed(("hooks",), config.hooks)
+
+
+def named(section: Any, name: str) -> Iterable[tuple[KeyPath, Any]]:
+    """Yields the one component of a section, or its several by name."""
+    if isinstance(section, Mapping):
+        yield from (((name, key), component) for key, component in section.items())
+    elif section is not None:
+        yield (name,), section
+
+
+def _listed(path: KeyPath, items: Iterable[Component]) -> Iterable[tuple[KeyPath, Component]]:
+    return (((*path, index), component) for index, component in enumerate(items))
+
+
+def _check_name(name: str, mistakes: Mistakes) -> None:
+    is_reserved = name.split(".")[0].upper() in _DEVICE_NAMES or name.strip(".") == ""
+    if not _NAME.fullmatch(name) or is_reserved:
+        why = "is reserved" if is_reserved and name else "letters, digits, . _ - (1-64, no - in front) are needed"
+        mistakes.add(("name",), f"{why}, found {found(name)}")
+
+
+def _check_parts(config: Config, mistakes: Mistakes) -> None:
+    data, split = config.data, config.data.split
+    train = data.parts.get("train")
+    has_train = train is not None and train.type is not None
+    if data.source is None and not has_train:
+        mistakes.add(("data",), "no training data; give `data.type` (a dataset to split) or `data.train.type`")
+    if data.source is not None and has_train:
+        mistakes.add(("data", "train"), "training data given twice: by `data.type` and by `data.train.type`")
+    if split is not None:
+        shares = {"val": split.val, "test": split.test}
+        for name, share in shares.items():
+            if isinstance(share, float) and share >= 1:
+                what = f"a share below 1, or a whole number of rows, is needed, found {share}"
+                mistakes.add(("data", "split", name), what)
+            part = data.parts.get(name)
+            if share > 0 and part is not None and part.type is not None:
+                mistakes.add(("data", name), f"given twice: by `data.split.{name}` and by a dataset of its own")
+        total = sum(share for share in shares.values() if share < 1)
+        if total >= 1:
+            mistakes.add(("data", "split"), f"val and test sum to {total:g}; train would have 0 rows")
+    names = data.part_names()
+    for name in data.parts:
+        if name not in names:
+            mistakes.add(("data", name), f"has no dataset; give it a `type`{_or_split(name)}")
+    for name in config.part_loaders:
+        if name not in names:
+            mistakes.add(("loader", name), f"there is no such part{did_you_mean(name, names)}")
+
+
+def _or_split(name: str) -> str:
+    return f", or rows through `data.split.{name}`" if name in ("val", "test") else ""
+
+
+def _check_loaders(config: Config, mistakes: Mistakes) -> None:
+    everyone: list[tuple[KeyPath, LoaderSettings]] = [(("loader",), config.loader)]
+    everyone += [(("loader", name), settings) for name, settings in config.part_loaders.items()]
+    cores = os.cpu_count() or 1
+    for path, loader in everyone:
+        if loader.num_workers > max(8 * cores, 64):
+            what = f"more than 8 for each of the {cores} cores, found {loader.num_workers}"
+            mistakes.add((*path, "num_workers"), what)
+        if loader.batch_sampler is not None and loader.sampler is not None:
+            mistakes.add((*path, "sampler"), "`batch_sampler` decides the rows already; leave one out")
+        elif loader.sampler is not None and loader.shuffle:
+            mistakes.add((*path, "shuffle"), "`sampler` decides the order already; leave one out")
+
+
+def _check_rates(config: Config, mistakes: Mistakes) -> None:
+    for path, optimizer in named(config.optimizer, "optimizer"):
+        lr = optimizer.args.get("lr")
+        if "lr" not in optimizer.args:
+            continue
+        where = (*path, "args", "lr")
+        if isinstance(lr, bool) or not isinstance(lr, int | float):
+            mistakes.add(where, f"a number > 0 is needed, found {found(lr)}")
+        elif not math.isfinite(lr):
+            mistakes.add(where, f"must be finite, found {lr}")
+        elif lr <= 0:
+            mistakes.add(where, f"must be > 0, found {lr}")
+
+
+def _check_monitors(config: Config, mistakes: Mistakes) -> None:
+    if config.trainer.monitor is not None:
+        _check_monitor(config.trainer.monitor, ("trainer", "monitor"), config, mistakes)
+    elif config.trainer.patience > 0 and "val" not in config.data.part_names():
+        mistakes.add(("trainer", "patience"), "nothing to watch; give data.val, data.split.val or trainer.monitor")
+    for path, schedule in named(config.lr_scheduler, "lr_scheduler"):
+        if isinstance(schedule, ScheduleSettings) and schedule.monitor is not None:
+            _check_monitor(schedule.monitor, (*path, "monitor"), config, mistakes)
+
+
+def _check_monitor(monitor: str, path: KeyPath, config: Config, mistakes: Mistakes) -> None:
+    words = monitor.split()
+    metrics = ["loss", *config.metrics]
+    parts = [name for name in config.data.part_names() if name == "train" or name.startswith("val")]
+    if len(words) != 2 or "/" not in words[1]:
+        example = f"min {'val' if 'val' in parts else parts[-1]}/loss"
+        mistakes.add(path, f"`min` or `max` and a part/metric is needed, e.g. `{example}`, found {found(monitor)}")
+        return
+    mode, (part, _, metric) = words[0], words[1].partition("/")
+    if mode not in ("min", "max"):
+        close = nearest(mode, ["min", "max"])
+        hint = f"; did you mean `{close}`?" if close else ""
+        mistakes.add(path, f"min or max is needed, found {found(mode)}{hint}")
+    if part not in parts:
+        hint = f"; needs data.{part} or data.split.{part}" if part == "val" else did_you_mean(part, parts)
+        mistakes.add(path, f"this run evaluates no part `{part}`{hint}")
+    # A task of the user's own may log more than we can know; the default one logs the loss and the metrics.
+    if config.task.type == "Task" and metric.split("/")[0] not in metrics:
+        mistakes.add(path, f"this run logs no metric `{metric}`{did_you_mean(metric, metrics)}")
+
+
+def _check_no_code_loading(value: Any, path: KeyPath, mistakes: Mistakes) -> None:
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        if key in _CODE_LOADING and child != (not _CODE_LOADING[key]):
+            mistakes.add((*path, key), f"is not allowed to be {found(child)}: a config must not load code")
+        _check_no_code_loading(child, (*path, key), mistakes)

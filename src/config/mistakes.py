@@ -1,0 +1,113 @@
+"""Mistakes of a config: collected with their places, raised once, each with the nearest right spelling."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from src.utils.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+
+class Mistakes:
+    """Collects every mistake of a config, so that one run of the command shows them all.
+
+    `places` says where each key path was written (`configs/x.yaml:12:3`, `command line #2`).
+    """
+
+    def __init__(self, places: Mapping[KeyPath, str] | None = None) -> None:
+        self.places: Mapping[KeyPath, str] = places or {}
+        self.lines: list[str] = []
+
+    def add(self, path: KeyPath, what: str) -> None:
+        """Notes what is wrong with the value at `path`."""
+        self.add_at(f"{place_of(self.places, path)} {dotted(path)}".strip(), what)
+
+    def add_at(self, place: str, what: str) -> None:
+        """Notes what is wrong at a place that has no key path."""
+        line = printable(f"{place}: {what}")
+        if line not in self.lines:
+            self.lines.append(line)
+
+    def stop_if_any(self) -> None:
+        """Raises one `ConfigError` with all mistakes, one a line."""
+        if self.lines:
+            raise ConfigError("\n".join(self.lines))
+
+
+def place_of(places: Mapping[KeyPath, str], path: KeyPath) -> str:
+    """Returns where `path`, or else the closest section around it, was written."""
+    for length in range(len(path), -1, -1):
+        if path[:length] in places:
+            return places[path[:length]]
+    return ""
+
+
+def dotted(path: KeyPath) -> str:
+    """`("metrics", 0, "args")` -> `metrics.0.args`."""
+    return ".".join(str(key) for key in path)
+
+
+def found(value: Any) -> str:
+    """Describes a received value as its author wrote it, shortened."""
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing (null)", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Escapes control characters, so that a config cannot write to the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Returns the known word that `word` most likely stands for, if any is close."""
+    lower = word.lower()
+    scored = [
+        (_edits(lower, each.lower()), -difflib.SequenceMatcher(None, lower, each.lower()).ratio(), each)
+        for each in known
+        if each != word
+    ]
+    if not scored:
+        return None
+    edits, ratio, best = min(scored)
+    return best if edits <= 1 or ratio <= -0.6 else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns `; did you mean X?`, or the known words when none is close."""
+    names = sorted(set(known))
+    close = nearest(word, names)
+    if close is not None:
+        return f"; did you mean `{close}`?"
+    return f"; known: {listed(names)}" if names else ""
+
+
+def listed(names: Iterable[str], limit: int = 30) -> str:
+    """Joins names with commas, and says how many are left out of a long list."""
+    every = list(names)
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+def _edits(left: str, right: str) -> int:
+    """Counts insertions, deletions, replacements and swaps of neighbours between two words (capped at 3)."""
+    if abs(len(left) - len(right)) > 2:
+        return 3
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        before, previous, row = row, before, [i]
+        for j, b in enumerate(right, start=1):
+            cost = min(row[j - 1] + 1, before[j] + 1, before[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and left[i - 2] == b:
+                cost = min(cost, previous[j - 2] + 1)
+            row.append(cost)
+    return min(row[-1], 3)
