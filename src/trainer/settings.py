@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from src.utils.bounds import Above, AtLeast, Between
+
+DEFAULT_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class TrainerSettings:
     """How long to train, how one step is made, and what is kept."""
 
     epochs: Annotated[int, AtLeast(1)] | None = None
-    """Passes over the training data, counted from the start of the run also after a resume. Default: 10, or no limit when `max_steps` is given."""
+    """Passes over the training data, counted from the start of the run. Default: 10, or no limit with `max_steps`."""
 
     max_steps: Annotated[int, AtLeast(1)] | None = None
     """Optimizer updates after which training ends, in mid-epoch if need be."""
@@ -34,7 +37,7 @@ class TrainerSettings:
     """Keep an exponential moving average of the weights; it is what is evaluated and tested."""
 
     monitor: str | None = None
-    """What `best` means: `min val/loss`, `max val/accuracy`. Default: `min val/loss` where there is a val part, else none."""
+    """What `best` means: `max val/accuracy`. Default: `min val/loss` where there is a val part, else nothing."""
 
     patience: Annotated[int, AtLeast(0)] = 0
     """Stop after exactly this many evaluations in a row without strict improvement; 0 never stops early."""
@@ -70,4 +73,9 @@ class TrainerSettings:
     """Folder of all runs, relative to the project: `<save_dir>/<name>/<run id>/`."""
 
     init_from: str | None = None
-    """Checkpoint or run directory whose weights the model starts from. Weights only: counters and optimizer start afresh."""
+    """Checkpoint or run directory whose weights the model starts from; all else starts afresh."""
+
+    @property
+    def num_epochs(self) -> float:
+        """Epochs at which the run ends; infinite when only steps count."""
+        return self.epochs or (DEFAULT_EPOCHS if self.max_steps is None else math.inf)

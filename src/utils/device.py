@@ -27,9 +27,11 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number") from None
+        raise ConfigError(
+            f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number"
+        ) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device: unsupported device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number")
+        raise ConfigError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device: {name}: no CUDA device for this torch ({torch.__version__}); use cpu or auto")
@@ -45,7 +47,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
     Anything else that has a `to` method (a graph batch, say) is moved by it; text and numbers pass through.
     """
-    if device.type == "cpu" and isinstance(batch, torch.Tensor) and batch.device.type == "cpu":
+    if device.type == "cpu":  # batches are made on the host
         return batch
     if hasattr(batch, "to"):
         return batch.to(device, non_blocking=True)

@@ -63,7 +63,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def forked_rng(seed: int | None = None) -> Iterator[None]:
-    """Let the block draw from its own host streams, seeded with `seed`; the global ones continue as if it had not run."""
+    """Let the block draw from host streams of its own; the global ones then go on as if it had not run."""
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         if seed is not None:

@@ -1,0 +1,119 @@
+"""The objects that a config names, built in their fixed order: data, model, task, metrics, optimizers, schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from src.config.build import build, build_loaders, build_parts
+from src.config.settings import Component, Config, LossTerm, ScheduleSettings
+from src.data.loader import Loader
+from src.data.part import Part
+from src.model.metric import MetricSet
+from src.trainer.schedule import Schedule, count_steps
+from src.trainer.task import Criterion, Task
+
+
+@dataclass
+class Experiment:
+    """What training and testing have in common."""
+
+    parts: dict[str, Part]
+    loaders: dict[str, Loader]
+    model: nn.Module
+    task: Task
+    metrics: MetricSet
+
+    @property
+    def val_loaders(self) -> dict[str, Loader]:
+        """The parts to evaluate while training."""
+        return {name: loader for name, loader in self.loaders.items() if name.split("_")[0] == "val"}
+
+
+def build_experiment(config: Config, device: torch.device, data_state: Mapping[str, Any] | None = None) -> Experiment:
+    """Build data, model, task and metrics.
+
+    Args:
+        config: Checked by `check_components`.
+        device: Where loss and model go.
+        data_state: What the data learned from the training rows in an earlier run; None learns it anew.
+    """
+    parts = build_parts(config, data_state)
+    loaders = build_loaders(config, parts, pin_memory=device.type == "cuda")
+    model = _build_model(config.model).to(device)
+    task = build("task", config.task, criterion=_build_criterion(config.loss, device))
+    metrics = MetricSet({name: build("metrics", metric) for name, metric in config.metrics.items()})
+    return Experiment(parts, loaders, model, task, metrics)
+
+
+def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, Optimizer], dict[str, Schedule]]:
+    """Build optimizers and their schedules, under the names by which they are saved."""
+    if config.optimizer is None:
+        return {}, {}
+    named = {"": config.optimizer} if isinstance(config.optimizer, Component) else config.optimizer
+    schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
+    steps_per_epoch, total_steps = count_steps(experiment.loaders["train"], config.trainer)
+    optimizers, timed = {}, {}
+    for name, component in named.items():
+        suffix = f".{name}" if name else ""
+        optimizer: Optimizer = build("optimizer", component, _parameters(experiment, name))
+        optimizers[f"optimizer{suffix}"] = optimizer
+        settings = schedules.get(name)
+        timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, steps_per_epoch, total_steps)
+    return optimizers, timed
+
+
+def _build_model(model: Component | Mapping[str, Component]) -> nn.Module:
+    if isinstance(model, Component):
+        built: nn.Module = build("model", model)
+        return built
+    return nn.ModuleDict({name: build("model", component) for name, component in model.items()})
+
+
+def _build_criterion(
+    loss: Component | Mapping[str, LossTerm] | None, device: torch.device
+) -> Criterion | dict[str, tuple[Criterion, float]] | None:
+    if loss is None:
+        return None
+    if isinstance(loss, Component):
+        return _on(build("loss", loss), device)
+    return {name: (_on(build("loss", term), device), term.weight) for name, term in loss.items()}
+
+
+def _on(criterion: Any, device: torch.device) -> Criterion:
+    """Class weights and other buffers of a loss live where the model does."""
+    moved: Criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
+    return moved
+
+
+def _parameters(experiment: Experiment, name: str) -> list[nn.Parameter]:
+    """Return what an optimizer trains: the model of its name, or everything, the loss's own parameters included."""
+    if name:
+        return list(experiment.model.get_submodule(name).parameters())
+    criterion = experiment.task.criterion
+    own = list(criterion.parameters()) if isinstance(criterion, nn.Module) else []
+    return [*experiment.model.parameters(), *own]
+
+
+def _build_schedule(
+    settings: ScheduleSettings | None,
+    optimizer: Optimizer,
+    config: Config,
+    steps_per_epoch: float,
+    total_steps: float,
+) -> Schedule:
+    if settings is None:
+        return Schedule(optimizer)
+    length: dict[str, int] = {}
+    if math.isfinite(total_steps):
+        moves = total_steps if settings.every == "step" else math.ceil(total_steps / steps_per_epoch)
+        length = {"total_steps": int(total_steps), "T_max": int(moves)}
+    scheduler = build("lr_scheduler", settings, optimizer, **length)
+    monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
+    return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)

@@ -1,0 +1,250 @@
+"""Checkpoints on disk: written so that a kill at any moment leaves a good one, read so that damage is noticed.
+
+A save writes `step-00000050.pt` and then `step-00000050.json`, its manifest: size, CRC-32, step. The manifest is the
+commit mark; a data file without one is litter. `last.pt` and `best.pt` are hard links to the data file (copies where
+the file system has no links), so they cost nothing.
+
+CRC-32 is chosen because it is the cheapest sum that notices every accident (36 ms per 100 MB, against 160 and more
+for BLAKE2b); it is no defence against an attacker. Nothing here can run code: files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import zipfile
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from src.utils.errors import CheckpointError, ResourceError
+from src.utils.paths import shown_path
+
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+log = logging.getLogger("keel")
+
+
+class CheckpointStore:
+    """The folder `checkpoints/` of one run.
+
+    Args:
+        folder: Must exist.
+        keep: How many of the newest checkpoints stay, besides the best.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+        for litter in folder.glob(".tmp-*"):
+            litter.unlink()
+
+    def save(self, state: Mapping[str, Any], step: int, is_best: bool) -> Path:
+        """Write `state` so that it is on disk, whole, when this returns.
+
+        Raises:
+            ResourceError: The disk is full or not writable. Older checkpoints are intact.
+            CheckpointError: `state` holds something that is not a tensor or plain data; its key path is named.
+        """
+        check_plain(state, "")
+        path = self.folder / f"step-{step:08d}.pt"
+        try:
+            num_bytes, checksum = self._write(path, state)
+            manifest = {"format": FORMAT, "step": step, "bytes": num_bytes, "crc32": checksum, "is_best": is_best}
+            self._write_manifest(path.with_suffix(".json"), manifest)
+            self._link(path, "last.pt")
+            if is_best:
+                self._link(path, "best.pt")
+                self._write_manifest(self.folder / "best.json", manifest)
+            sync_folder(self.folder)
+        except OSError as error:
+            for litter in self.folder.glob(".tmp-*"):
+                litter.unlink(missing_ok=True)
+            free_mib = shutil.disk_usage(self.folder).free / 2**20 if self.folder.exists() else 0
+            raise ResourceError(
+                f"{shown_path(path)}: cannot be saved: {error.strerror or error}; {free_mib:.0f} MiB are free there. "
+                "Older checkpoints are intact"
+            ) from error
+        self._retire()
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]]:
+        """Return path and content of the newest checkpoint that is whole; each damaged one is reported and passed over.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        reasons = []
+        for manifest_path in sorted(self.folder.glob("step-*.json"), reverse=True):
+            path = manifest_path.with_suffix(".pt")
+            try:
+                return path, load_checkpoint(path)
+            except CheckpointError as error:
+                reasons.append(str(error))
+                log.warning("skipped a checkpoint: %s", error)
+        raise CheckpointError("\n".join(reasons) or f"{shown_path(self.folder)}: holds no checkpoint yet")
+
+    def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[int, int]:
+        temporary = self.folder / f".tmp-{os.getpid()}-{path.name}"
+        with temporary.open("xb") as file:
+            writer = _SummingWriter(file)
+            try:
+                torch.save(dict(state), writer)
+            except RuntimeError as error:
+                raise writer.error or error from error  # torch hides a full disk behind a message about positions
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return writer.num_bytes, writer.checksum
+
+    def _write_manifest(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        sync_folder(self.folder)
+        temporary = self.folder / f".tmp-{os.getpid()}-{path.name}"
+        with temporary.open("x", encoding="utf-8") as file:
+            json.dump(manifest, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _link(self, path: Path, name: str) -> None:
+        temporary = self.folder / f".tmp-{os.getpid()}-{name}"
+        try:
+            os.link(path, temporary)
+        except OSError:  # no hard links on this file system
+            shutil.copyfile(path, temporary)
+        temporary.replace(self.folder / name)
+
+    def _retire(self) -> None:
+        """Delete what is older than the `keep` newest; the manifest first, for it makes a file a checkpoint."""
+        for manifest_path in sorted(self.folder.glob("step-*.json"))[: -self.keep]:
+            manifest_path.unlink(missing_ok=True)
+            manifest_path.with_suffix(".pt").unlink(missing_ok=True)
+
+
+class _SummingWriter:
+    """Passes bytes on to a file, counting and summing them on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.num_bytes = 0
+        self.checksum = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.checksum = zlib.crc32(data, self.checksum)
+        self.num_bytes += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint file, on the CPU, after checking that it is whole.
+
+    A file without a manifest beside it (one that was copied elsewhere) is read without that check.
+
+    Raises:
+        CheckpointError: Missing, damaged, not a checkpoint, or made by a newer version.
+    """
+    where = shown_path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{where}: {'not a plain file' if path.exists() else 'no such file'}")
+    _check_whole(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged or hostile file may fail in any way
+        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0] if str(error) else repr(error)
+        if type(error).__name__ == "UnpicklingError":
+            raise CheckpointError(f"{where}: refused, it holds more than tensors and plain data ({reason})") from error
+        raise CheckpointError(f"{where}: is not a checkpoint or is damaged ({reason})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int) or "model" not in state:
+        raise CheckpointError(f"{where}: is not a checkpoint of this program")
+    if state["format"] > FORMAT:
+        raise CheckpointError(f"{where}: made by a newer version (format {state['format']}, this reads <= {FORMAT})")
+    return state
+
+
+def _check_whole(path: Path) -> None:
+    """Compare the file with the manifests beside it; `last.pt` and `best.pt` match that of the file they link to."""
+    manifests = [path.with_suffix(".json")]
+    if path.name in ("last.pt", "best.pt"):
+        manifests += sorted(path.parent.glob("step-*.json"), reverse=True)
+    elif path.name.startswith("step-") and not manifests[0].exists():
+        raise CheckpointError(f"{shown_path(path)}: its manifest {manifests[0].name} is missing, the save never ended")
+    known = [found for found in map(read_manifest, manifests) if found]
+    if not known:
+        if any(manifest.exists() for manifest in manifests):
+            raise CheckpointError(f"{shown_path(path)}: its manifest is damaged")
+        return
+    num_bytes = path.stat().st_size
+    if num_bytes not in {manifest["bytes"] for manifest in known}:
+        raise CheckpointError(f"{shown_path(path)}: has {num_bytes} bytes, {known[0]['bytes']} were saved")
+    if (num_bytes, file_checksum(path)) not in {(manifest["bytes"], manifest["crc32"]) for manifest in known}:
+        raise CheckpointError(f"{shown_path(path)}: checksum differs, the file was damaged after it was saved")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a manifest, or None when it is missing or damaged."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        return manifest if isinstance(manifest["bytes"], int) and isinstance(manifest["crc32"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def file_checksum(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` outlast a loss of power (a no-op where folders cannot be opened)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Refuse what could not be loaded safely.
+
+    Raises:
+        CheckpointError: Names the key path and type of the first such value.
+    """
+    if type(value) in (dict, OrderedDict, Counter):
+        for key, part in value.items():
+            check_plain(key, f"{where} (key)")
+            check_plain(part, f"{where}.{key}" if where else str(key))
+    elif type(value) in (list, tuple, set):
+        for index, part in enumerate(value):
+            check_plain(part, f"{where}[{index}]")
+    elif type(value) not in PLAIN and not isinstance(value, torch.Tensor):
+        raise CheckpointError(
+            f"{where}: a {type(value).__name__} cannot be saved; only tensors, numbers, text, lists and dicts can"
+        )

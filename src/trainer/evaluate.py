@@ -1,0 +1,84 @@
+"""Running a model over a part of the data without training it: validation, test and prediction alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from src.data.loader import Loader
+from src.trainer.meters import Meters
+from src.trainer.nonfinite import ADVICE
+from src.trainer.task import Task
+from src.utils.device import to_device
+from src.utils.errors import NumericsError
+
+AmpDtype = Literal["bf16", "fp16"] | None
+
+
+def autocast(amp_dtype: AmpDtype, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """Return a factory of contexts in which a model computes in `amp_dtype`; None changes nothing."""
+    if amp_dtype is None:
+        return nullcontext
+    dtype = torch.bfloat16 if amp_dtype == "bf16" else torch.float16
+    return lambda: torch.autocast(device.type, dtype)
+
+
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    loader: Loader,
+    meters: Meters,
+    *,
+    forward: Callable[..., Any] | None = None,
+    amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> dict[str, float]:
+    """Return loss and metrics of `model` over all rows of `loader`, by name.
+
+    Args:
+        forward: Called instead of `model` (its compiled form, say).
+        amp: Makes the context for the forward passes, see `autocast`.
+
+    Raises:
+        NumericsError: The loss is not a finite number.
+    """
+    meters.reset()
+    with evaluating(model), torch.no_grad():
+        for batch in loader.batches():
+            with amp():
+                output = task.step(forward or model, to_device(batch, meters.device))
+            meters.update(output)
+    values = meters.compute()
+    if not torch.isfinite(torch.tensor(values["loss"])):
+        raise NumericsError(f"{loader.part.name}: the loss over this part is {values['loss']}; {ADVICE}")
+    return values
+
+
+def predict(
+    task: Task,
+    model: nn.Module,
+    loader: Loader,
+    device: torch.device,
+    amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[Any]:
+    """Yield the model's outputs batch by batch, in the order of the rows. Batches need not hold targets."""
+    with evaluating(model), torch.no_grad():
+        for batch in loader.batches():
+            with amp():
+                outputs = task.predict(model, to_device(batch, device))
+            yield outputs
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode within the block, then each module back as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,81 @@
+"""Watchers of a run. They log and may ask to stop (`trainer.stop(reason)`); what changes the result is in the trainer.
+
+Write your own in any file of `src/trainer/` or `src/model/` and name it in the config: `hooks: [my_file.MyHook]`.
+A hook with a memory offers `state_dict` and `load_state_dict`; both go through the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from src.trainer.trainer import Trainer
+
+
+class Hook:
+    """Does nothing at every event; override what you need."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Before the first step of this process, also after a resume."""
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """After an optimizer step. Called thousands of times: do not wait for the device here."""
+
+    def on_evaluation_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """After an evaluation; `values` holds `val/loss` and the like."""
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """After an epoch; `values` holds all that was logged for it."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """After the last step, also of a stopped run."""
+
+
+class InputImages(Hook):
+    """Shows the first training inputs once, as the model gets them, when they look like images."""
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if trainer.progress.step > 0:
+            return
+        args, _, _ = trainer.task.open(trainer.first_batch)
+        images = args[0] if args else None
+        if (
+            isinstance(images, Tensor)
+            and images.dim() == 4
+            and images.shape[1] in (1, 3)
+            and images.is_floating_point()
+        ):
+            images = images[: self.num_images].float()
+            low, high = images.amin(), images.amax()
+            if low < 0 or high > 1:
+                images = (images - low) / (high - low).clamp_min(1e-12)
+            trainer.logger.images("train/inputs", images.cpu().numpy(), step=0)  # device sync
+
+
+class Histograms(Hook):
+    """Writes histograms of weights and of their gradients' last values.
+
+    Args:
+        every_epochs: How often.
+    """
+
+    def __init__(self, every_epochs: int) -> None:
+        self.every_epochs = every_epochs
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        if trainer.progress.epoch % self.every_epochs == 0:
+            for name, parameter in trainer.model.named_parameters():
+                self._write(trainer, f"weights/{name}", parameter.detach())
+                if parameter.grad is not None:
+                    self._write(trainer, f"gradients/{name}", parameter.grad)
+
+    def _write(self, trainer: Trainer, tag: str, values: Tensor) -> None:
+        array: np.ndarray[Any, Any] = values.float().cpu().numpy()  # device sync
+        trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.epoch)

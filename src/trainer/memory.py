@@ -1,0 +1,98 @@
+"""Everything of a run that has a memory: how it is saved and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+
+from src.trainer.resume import load_weights
+from src.utils.errors import CheckpointError
+from src.utils.seed import rng_state, set_rng_state
+
+
+class Stateful(Protocol):
+    """What can be saved and put back."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+@dataclass
+class Progress:
+    """How far a run has come. Only finished things are counted."""
+
+    epoch: int = 0
+    """Passes over the training data."""
+    step: int = 0
+    """Optimizer updates."""
+    batch: int = 0
+    """Batches of the unfinished epoch."""
+    samples: int = 0
+    """Rows trained on, repeats counted."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class OptimizerMemory:
+    """An optimizer's state together with its kind: torch itself loads the state of another kind without a word."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.kind = type(optimizer).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"type": self.kind, "state": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["type"] != self.kind:
+            raise CheckpointError(f"is of {state['type']} there, {self.kind} here")
+        self.optimizer.load_state_dict(state["state"])
+
+
+class RandomStreams:
+    """The global random streams that the model draws from."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return rng_state()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        set_rng_state(state)
+
+
+def collect_state(stateful: Mapping[str, Stateful]) -> dict[str, Any]:
+    """Return the states of all, by name."""
+    return {name: owner.state_dict() for name, owner in stateful.items()}
+
+
+def restore_state(stateful: Mapping[str, Stateful], state: Mapping[str, Any], where: str) -> None:
+    """Put every state back to its owner, in order.
+
+    Raises:
+        CheckpointError: The names differ, or a state does not fit its owner.
+    """
+    missing = [name for name in stateful if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{where}: holds no {', '.join(missing)}; it was saved by a run without. To start from its weights only, "
+            f"use trainer.init_from"
+        )
+    for name, owner in stateful.items():
+        if isinstance(owner, nn.Module):
+            load_weights(owner, state[name], where)
+            continue
+        try:
+            owner.load_state_dict(state[name])
+        except (KeyError, ValueError, TypeError, RuntimeError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{where}: {name} does not fit this run: {error}. Resume with the config of the run, or start from its "
+                f"weights only with trainer.init_from"
+            ) from error

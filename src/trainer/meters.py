@@ -1,0 +1,97 @@
+"""Averages over batches that are exact and do not wait for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.model.metric import MetricSet
+from src.trainer.task import StepOutput
+
+
+class Mean:
+    """A weighted mean of scalars, summed on the device in float64 (float32 on mps, which has nothing wider).
+
+    A weight of 0 marks a value that is itself a sum: then the result is the sum of all values.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.weight: float | Tensor = 0.0
+
+    def update(self, value: Tensor, weight: float | Tensor) -> None:
+        """Add one scalar tensor."""
+        if isinstance(weight, Tensor):
+            self.total += value.detach() * weight
+        else:
+            self.total.add_(value.detach(), alpha=weight or 1.0)
+        self.weight = self.weight + weight
+
+    def compute(self) -> float:
+        """Return the mean so far; nan when nothing was added."""
+        return self.since((0.0, 0.0))
+
+    def read(self) -> tuple[float, float]:
+        """Return (total, weight) so far."""
+        return self.total.item(), float(self.weight)  # device sync
+
+    def since(self, earlier: tuple[float, float]) -> float:
+        """Return the mean of what was added after `read` gave `earlier`."""
+        total, weight = self.read()
+        return (total - earlier[0]) / ((weight - earlier[1]) or 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total.clone(), "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.total.copy_(state["total"])
+        weight = state["weight"]
+        self.weight = weight.to(self.total.device) if isinstance(weight, Tensor) else weight
+
+
+class Meters:
+    """Loss, further scalars and metrics of one pass over one part of the data."""
+
+    def __init__(self, metrics: MetricSet, device: torch.device) -> None:
+        self.metrics = metrics
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.num_batches = 0
+        self.loss = Mean(self.device)
+        self.scalars: dict[str, Mean] = {}
+        self.metrics.reset()
+
+    def update(self, output: StepOutput) -> None:
+        """Add one batch."""
+        self.num_batches += 1
+        self.loss.update(output.loss, output.weight)
+        for name, value in output.scalars.items():
+            self.scalars.setdefault(name, Mean(self.device)).update(value, output.weight)
+        self.metrics.update(output.outputs, output.targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return all values by name. Waits for the device."""
+        scalars = {name: mean.compute() for name, mean in self.scalars.items()}
+        return {"loss": self.loss.compute(), **scalars, **self.metrics.compute()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "num_batches": self.num_batches,
+            "loss": self.loss.state_dict(),
+            "scalars": {name: mean.state_dict() for name, mean in self.scalars.items()},
+            "metrics": self.metrics.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reset()
+        self.num_batches = state["num_batches"]
+        self.loss.load_state_dict(state["loss"])
+        for name, mean in state["scalars"].items():
+            self.scalars.setdefault(name, Mean(self.device)).load_state_dict(mean)
+        self.metrics.load_state_dict(state["metrics"])

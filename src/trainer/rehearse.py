@@ -1,0 +1,57 @@
+"""Trying one batch before a run begins, so that what cannot work is said before anything is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.data.loader import Loader
+from src.trainer.evaluate import evaluating
+from src.trainer.nonfinite import explain_nonfinite, tensors_in
+from src.trainer.task import Task
+from src.utils.device import to_device
+from src.utils.errors import DataError, KeelError, NumericsError
+from src.utils.seed import forked_rng
+
+NUM_ROWS = 2
+
+
+def rehearse(task: Task, model: nn.Module, loader: Loader, device: torch.device) -> None:
+    """Run the first rows of `loader` through model and loss, changing nothing.
+
+    Raises:
+        DataError: The data do not fit the model or the loss; names shapes.
+        NumericsError: The very first loss is not finite.
+    """
+    batch = to_device(loader.peek(NUM_ROWS), device)
+    with forked_rng(), evaluating(model), torch.no_grad():
+        try:
+            output = task.step(model, batch)
+        except (KeelError, MemoryError):
+            raise
+        except Exception as error:
+            raise DataError(f"{loader.part.name}: {_explain(model, batch, error)}") from error
+    if not torch.isfinite(output.loss):
+        raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
+
+
+def _explain(model: nn.Module, batch: Any, error: Exception) -> str:
+    shapes = ", ".join(
+        f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors_in(batch)
+    )
+    name = type(model).__name__
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    wants = next((f"; its first layer takes {size} features" for size in _in_features(model)), "")
+    return f"the model {name} fails on a batch of {shapes or type(batch).__name__}: {reason}{wants}"
+
+
+def _in_features(model: nn.Module) -> list[int]:
+    return [module.in_features for module in model.modules() if isinstance(module, nn.Linear)]
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return (all, trainable) parameters of a model."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)

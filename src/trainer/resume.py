@@ -1,0 +1,84 @@
+"""Finding the checkpoint that `-r` means, and putting weights into a model with care."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.utils.errors import CheckpointError
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before names."""
+
+
+def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, Any]]:
+    """Return (run directory, content) of the checkpoint meant by `path`: a file, or a run directory.
+
+    Args:
+        which: Of a run directory: `last` (the newest that is whole), `best` (else `last`), or a file name.
+
+    Raises:
+        CheckpointError: No such run or checkpoint, or it is damaged.
+    """
+    if path.is_file():
+        folder = path.resolve().parent
+        return (folder.parent if folder.name == "checkpoints" else folder), load_checkpoint(path)
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if not folder.is_dir():
+        siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        close = get_close_matches(str(path), siblings, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; give a run directory or a checkpoint file"
+        raise CheckpointError(f"{path}: no such run{hint}")
+    run_dir = folder.parent if folder.name == "checkpoints" else folder
+    if which == "last" or (which == "best" and not (folder / "best.pt").exists()):
+        return run_dir, CheckpointStore(folder).newest()[1]
+    return run_dir, load_checkpoint(folder / (which if which.endswith(".pt") else f"{which}.pt"))
+
+
+def newest_run(save_dir: Path, name: str) -> Path | None:
+    """Return the newest run directory of `name` that holds a checkpoint, or None."""
+    runs = [path.parent.parent for path in (save_dir / name).glob("*/checkpoints/last.pt")]
+    return max(runs, key=lambda run: (run / "checkpoints" / "last.pt").stat().st_mtime_ns, default=None)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Copy `weights` into `model`; nothing is copied unless names and shapes all agree.
+
+    Raises:
+        CheckpointError: Lists up to five differences.
+    """
+    weights = {strip_prefixes(name): value for name, value in weights.items()}
+    own = model.state_dict()
+    differences = [f"{name} is missing there" for name in own if name not in weights]
+    differences += [f"{name} is unknown here" for name in weights if name not in own]
+    differences += [
+        f"{name} is {list(weights[name].shape)} there, {list(value.shape)} here"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    if differences:
+        shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
+        raise CheckpointError(
+            f"{where}: of another model, {len(differences)} differences: {shown}. Nothing was loaded; "
+            f"use the config it was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def strip_prefixes(name: str) -> str:
+    """Return a parameter's name without what wrappers put before it."""
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def best_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Return the weights to evaluate: the moving average where there is one."""
+    averaged = state.get("ema")
+    weights: Mapping[str, Tensor] = averaged["model"] if averaged else state["model"]
+    return weights

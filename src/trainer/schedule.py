@@ -1,0 +1,123 @@
+"""Learning rates over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from src.data.loader import Loader
+from src.trainer.settings import TrainerSettings
+
+PER_STEP = ("OneCycleLR", "CyclicLR")
+"""Schedules that torch documents as stepped after every batch; all others default to epochs."""
+
+
+class Schedule:
+    """Steps one torch scheduler at the right moments, after a linear warm-up of `warmup_steps` steps.
+
+    Args:
+        optimizer: Whose rates are set.
+        scheduler: None keeps the rates as they are, apart from the warm-up.
+        every: When the scheduler moves on: after each `step` or each `epoch`; a plateau scheduler after each
+            evaluation instead, with the value of `monitor`.
+        warmup_steps: During these the scheduler's rate is multiplied by (step + 1) / warmup_steps.
+        monitor: Logged value for `ReduceLROnPlateau`, e.g. `val/loss`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None = None,
+        every: Literal["step", "epoch"] | None = None,
+        warmup_steps: int = 0,
+        monitor: str | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.is_plateau = isinstance(scheduler, ReduceLROnPlateau)
+        self.every = every or ("step" if type(scheduler).__name__ in PER_STEP else "epoch")
+        self.warmup_steps = warmup_steps
+        self.monitor = monitor
+        self.num_steps = 0
+        self._moves_on_step = scheduler is not None and self.every == "step" and not self.is_plateau
+        self._full_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self._warm()
+
+    def after_step(self) -> None:
+        """Move on by one optimizer step."""
+        self.num_steps += 1
+        if self._moves_on_step:
+            self._move()
+        elif self.num_steps <= self.warmup_steps:
+            self._warm()
+
+    def after_epoch(self) -> None:
+        """Move on by one epoch."""
+        if self.scheduler is not None and self.every == "epoch" and not self.is_plateau:
+            self._move()
+
+    def after_evaluation(self, values: Mapping[str, float]) -> None:
+        """Give a plateau scheduler its value."""
+        if self.is_plateau and self.monitor in values:
+            self._move(values[self.monitor])
+
+    def rates(self) -> dict[str, float]:
+        """Return the rate of each parameter group: `lr`, or `lr_0`, `lr_1`, ... when there are several."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return {"lr": rates[0]} if len(rates) == 1 else {f"lr_{index}": rate for index, rate in enumerate(rates)}
+
+    def _move(self, *value: float) -> None:
+        assert self.scheduler is not None
+        total = getattr(self.scheduler, "total_steps", None)
+        if total is not None and self.scheduler.last_epoch >= total:
+            return  # the schedule has ended; torch would raise
+        if (
+            self.num_steps <= self.warmup_steps
+        ):  # chainable schedulers go on from the group's rate: give them the full one
+            self._set(self._full_rates)
+        self.scheduler.step(*value)  # type: ignore[arg-type]
+        if self.num_steps <= self.warmup_steps:
+            self._full_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+            self._warm()
+
+    def _warm(self) -> None:
+        if self.warmup_steps:
+            factor = min(1.0, (self.num_steps + 1) / self.warmup_steps)
+            self._set([factor * rate for rate in self._full_rates])
+
+    def _set(self, rates: list[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        scheduler = {} if self.scheduler is None else self.scheduler.state_dict()
+        return {"num_steps": self.num_steps, "full_rates": list(self._full_rates), "scheduler": scheduler}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` stopped; a schedule whose length the config changed keeps its new length."""
+        self.num_steps, self._full_rates = state["num_steps"], list(state["full_rates"])
+        if self.scheduler is not None:
+            lengths = {key: value for key, value in self.scheduler.state_dict().items() if key in LENGTHS}
+            self.scheduler.load_state_dict({**state["scheduler"], **lengths})
+
+
+LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")
+"""What a longer or shorter run changes in a scheduler."""
+
+
+def count_steps(loader: Loader, settings: TrainerSettings) -> tuple[float, float]:
+    """Return (steps per epoch, steps of the whole run); infinite where nothing says how many.
+
+    Args:
+        loader: Of the training part.
+        settings: Of the trainer.
+    """
+    try:
+        steps_per_epoch: float = math.ceil(len(loader) / settings.accumulate_steps)
+    except TypeError:  # data without a length
+        steps_per_epoch = math.inf
+    return steps_per_epoch, min(settings.num_epochs * steps_per_epoch, settings.max_steps or math.inf)

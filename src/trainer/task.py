@@ -1,0 +1,191 @@
+"""What one batch means. The first place to change when `criterion(model(inputs), targets)` is not what you need.
+
+Write your own in any file of `src/model/` or `src/trainer/` and name it in the config: `task: {type: vae.VAETask}`.
+Override `step` (forward and loss) for most things, or add `update` to own a whole optimizer update:
+
+    def update(self, model, batch, optimizers):  # forward, backward and optimizer steps, in your order
+        ...
+        return StepOutput(loss, outputs, targets, weight=len(batch))
+
+Axes: N batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from src.utils.errors import DataError
+
+Criterion = Callable[..., Tensor]
+ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+"""Losses that would broadcast outputs of another shape than the targets to a wrong number."""
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one batch gave. Everything stays on the device."""
+
+    loss: Tensor
+    """Scalar."""
+    outputs: Any
+    targets: Any
+    weight: float | Tensor
+    """How much this loss counts in an average over batches: the rows it is a mean over; 0 when it is a sum."""
+    scalars: dict[str, Tensor] = field(default_factory=dict)
+    """More scalars to log, averaged over batches as the loss is."""
+
+    @property
+    def num_rows(self) -> int:
+        return num_rows(self.outputs if self.targets is None else self.targets)
+
+
+class Task:
+    """Opens a batch, runs the model, and computes the loss.
+
+    Args:
+        criterion: Called as `criterion(outputs, targets)`; or several by name with weights, each logged by its name.
+        inputs: Where the model's arguments stand in a batch: a position or key, a list of them for several
+            arguments, or a mapping `argument: position or key`. Default: the first element of a tuple, or the
+            batch itself when it is a tensor.
+        targets: Where the targets stand, alike. Default: the second element of a tuple.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion | Mapping[str, tuple[Criterion, float]] | None = None,
+        inputs: Any = None,
+        targets: Any = None,
+    ) -> None:
+        self.criterion = criterion
+        self.inputs = inputs
+        self.targets = targets
+        self._by_default = inputs is None and targets is None
+        self._is_elementwise = isinstance(criterion, ELEMENTWISE)
+
+    def step(self, model: Callable[..., Any], batch: Any) -> StepOutput:
+        """Return loss, outputs and targets of `batch`; `model` is to be called, not inspected."""
+        args, kwargs, targets = self.open(batch)
+        outputs = model(*args, **kwargs)
+        loss, scalars = self.loss(outputs, targets)
+        return StepOutput(loss, outputs, targets, self.weigh(outputs, targets), scalars)
+
+    def predict(self, model: Callable[..., Any], batch: Any) -> Any:
+        """Return the outputs for `batch`, which need not hold targets."""
+        args, kwargs, _ = self.open(batch)
+        return model(*args, **kwargs)
+
+    def open(self, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:
+        """Return the model's positional and keyword arguments, and the targets (None when there are none)."""
+        if self._by_default:
+            if isinstance(batch, (tuple, list)):
+                return (batch[0],), {}, batch[1] if len(batch) > 1 else None
+            if isinstance(batch, Mapping):
+                raise DataError(
+                    f"a batch is a mapping with {_names(batch)}; say what is what, for example "
+                    f"`task: {{inputs: {next(iter(batch), 'a')}, targets: {list(batch)[-1] if batch else 'b'}}}`"
+                )
+            return (batch,), {}, None
+        inputs = 0 if self.inputs is None and isinstance(batch, (tuple, list)) else self.inputs
+        targets = None if self.targets is None else _pick(batch, self.targets, "targets", is_optional=True)
+        if inputs is None:
+            return (batch,), {}, targets
+        if isinstance(inputs, Mapping):
+            return (), {name: _pick(batch, key, "inputs") for name, key in inputs.items()}, targets
+        if isinstance(inputs, (list, tuple)):
+            return [_pick(batch, key, "inputs") for key in inputs], {}, targets
+        return (_pick(batch, inputs, "inputs"),), {}, targets
+
+    def loss(self, outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar to minimise, and its named terms where there are several."""
+        if isinstance(self.criterion, Mapping):
+            terms = {name: criterion(outputs, targets) for name, (criterion, _) in self.criterion.items()}
+            weighted = [weight * terms[name] for name, (_, weight) in self.criterion.items()]
+            return cast(Tensor, sum(weighted[1:], start=weighted[0])), terms
+        if self.criterion is None:
+            raise DataError("there is no `loss` in the config, and the task does not make one")
+        if targets is None:
+            raise DataError(
+                "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
+            )
+        if self._is_elementwise and outputs.shape != targets.shape:
+            raise DataError(
+                f"loss {type(self.criterion).__name__}: outputs have shape {list(outputs.shape)} and targets "
+                f"{list(targets.shape)}; they must be equal, nothing is broadcast"
+            )
+        try:
+            return self.criterion(outputs, targets), {}
+        except (IndexError, RuntimeError, ValueError, TypeError) as error:
+            raise DataError(explain_loss_error(self.criterion, outputs, targets, error)) from error
+
+    def weigh(self, outputs: Any, targets: Any) -> float | Tensor:
+        """Return how much this batch counts in an average: its rows, or the sum of their class weights."""
+        criterion = self.criterion
+        if getattr(criterion, "reduction", "mean") == "sum":
+            return 0.0
+        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
+            valid = targets != criterion.ignore_index
+            if criterion.weight is not None:
+                return criterion.weight[torch.where(valid, targets, 0)].mul(valid).sum()
+            if targets.dim() > 1:
+                return valid.sum()
+            if criterion.ignore_index >= 0:
+                return valid.sum()
+        return float(num_rows(targets if targets is not None else outputs))
+
+
+def num_rows(batch: Any) -> int:
+    """Return the number of rows of a batch: the length of the first tensor found in it."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.dim() else 1
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    for value in values:
+        if isinstance(value, (Tensor, Mapping, list, tuple)):
+            return num_rows(value)
+    return len(batch) if hasattr(batch, "__len__") else 1
+
+
+def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:
+    """Say in the user's terms why `criterion(outputs, targets)` failed."""
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            if targets.is_floating_point() and targets.shape != outputs.shape:
+                return (
+                    f"loss {name} needs whole-number labels; targets are {targets.dtype} of shape {list(targets.shape)}"
+                )
+            if not targets.is_floating_point() and targets.numel() and outputs.dim() > 1:
+                classes, low, high = outputs.shape[1], int(targets.min()), int(targets.max())
+                if low < 0 or high >= classes:
+                    wrong = low if low < 0 else high
+                    return (
+                        f"label {wrong} is out of range: the model has {classes} outputs, labels are 0 to {classes - 1}"
+                    )
+        return (
+            f"loss {name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
+            f"{list(targets.shape)} {targets.dtype}: {str(error).splitlines()[0]}"
+        )
+    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {str(error).splitlines()[0]}"
+
+
+def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:
+    if isinstance(key, (list, tuple)):
+        return tuple(_pick(batch, part, what, is_optional=is_optional) for part in key)
+    try:
+        return getattr(batch, key) if isinstance(key, str) and not isinstance(batch, Mapping) else batch[key]
+    except (KeyError, IndexError, AttributeError, TypeError):
+        if is_optional:
+            return None
+        raise DataError(
+            f"task.{what}: no {key!r} in a batch; it is a {type(batch).__name__} with {_names(batch)}"
+        ) from None
+
+
+def _names(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return ", ".join(map(str, batch))
+    return f"{len(batch)} elements" if isinstance(batch, (tuple, list)) else "no named parts"

@@ -1,0 +1,322 @@
+"""The training loop, in the order a batch travels."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from src.data.loader import Loader
+from src.logger.logger import Logger
+from src.model.metric import MetricSet
+from src.trainer.checkpoint import FORMAT, CheckpointStore
+from src.trainer.ema import AveragedWeights
+from src.trainer.evaluate import evaluate
+from src.trainer.hooks import Hook
+from src.trainer.memory import OptimizerMemory, Progress, RandomStreams, Stateful, collect_state, restore_state
+from src.trainer.meters import Meters
+from src.trainer.monitor import Monitor, default_monitor
+from src.trainer.nonfinite import explain_nonfinite
+from src.trainer.schedule import Schedule
+from src.trainer.settings import TrainerSettings
+from src.trainer.step import Step
+from src.trainer.task import StepOutput, Task
+from src.utils.errors import DataError, NumericsError, ResourceError
+from src.utils.signals import StopSignals
+
+MAX_FAILED_SAVES = 3
+log = logging.getLogger("keel")
+
+
+class Trainer:
+    """Trains `model` on `train_loader` and keeps what is worth keeping.
+
+    Args:
+        task: Says what one batch means.
+        model: Is moved to `device`.
+        train_loader: Its batches make the epochs.
+        optimizers: By the name under which they are saved; the usual one is `{"optimizer": ...}`. May be empty.
+        settings: The section `trainer` of a config.
+        schedules: By name, alike.
+        val_loaders: Parts to evaluate, by name.
+        metrics: Computed for training and for every val part.
+        logger: Takes the numbers.
+        checkpoints: Folder for checkpoints; None keeps none.
+        hooks: Watchers, called in this order.
+        device: Where to compute. Default: the CPU.
+        memory: Further objects that go through the checkpoint, by name.
+        config: The resolved config; a copy goes into every checkpoint.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        train_loader: Loader,
+        optimizers: Mapping[str, Optimizer],
+        settings: TrainerSettings,
+        *,
+        schedules: Mapping[str, Schedule] | None = None,
+        val_loaders: Mapping[str, Loader] | None = None,
+        metrics: MetricSet | None = None,
+        logger: Logger | None = None,
+        checkpoints: Path | None = None,
+        hooks: Sequence[Hook] = (),
+        device: torch.device | None = None,
+        memory: Mapping[str, Stateful] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.task, self.model, self.train_loader = task, model.to(self.device), train_loader
+        self.optimizers, self.schedules = dict(optimizers), dict(schedules or {})
+        self.settings, self.config = settings, dict(config or {})
+        self.val_loaders = dict(val_loaders or {})
+        self.logger = logger or Logger([])
+        self.hooks = list(hooks)
+        self.store = CheckpointStore(checkpoints, settings.keep) if checkpoints else None
+
+        compile_args = settings.compile if isinstance(settings.compile, dict) else {}
+        self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
+        self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take)
+        self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
+        self.meters = Meters(metrics or MetricSet({}), self.device)
+        self.val_meters = Meters(copy.deepcopy(self.meters.metrics), self.device)
+        self.monitor = Monitor(
+            settings.monitor or default_monitor(self.val_loaders), settings.patience, settings.min_delta
+        )
+        self.progress = Progress()
+        self.values: dict[str, float] = {}
+        """What the last epoch or evaluation logged."""
+        self.signal: int | None = None
+        """The signal that stopped this run, if one did."""
+
+        self._logged = (0.0, 0.0)
+        self._stop_reason = ""
+        self._is_best = False
+        self._saved_step = self._evaluated_step = -1
+        self._num_failed_saves = 0
+        self.stateful = self._collect_memory(memory or {})
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end that the settings name, and return the last values logged.
+
+        Stops before that after `patience`, when a hook asks, or on SIGINT or SIGTERM (then `signal` holds its number).
+        The last state is saved in every case.
+
+        Raises:
+            NumericsError: A loss is not finite. On the CPU that step is not applied; it is never saved.
+            ResourceError: Three saves in a row failed, or the one at the end.
+        """
+        self._tell("on_fit_start")
+        with StopSignals() as self._signals:
+            while not self.is_finished and not self._must_stop():
+                self._train_epoch()
+            self.signal = self._signals.received
+        if self.signal is None:
+            self._judge_the_end()
+        if self._saved_step != self.progress.step or self._is_best:
+            self._save(is_last_chance=True)
+        self._tell("on_fit_end")
+        return self.values
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        started_s, samples_before, batches_before = time.perf_counter(), self.progress.samples, self.progress.batch
+        for batches in self._groups():
+            self.step.make(batches)
+            self.progress.step += 1
+            self.progress.batch += len(batches)
+            for schedule in self.schedules.values():
+                schedule.after_step()
+            if self.ema:
+                self.ema.update()
+            self._after_step()
+            if self._must_stop() or (self.progress.step >= self._max_steps and not self._is_epoch_over()):
+                return
+        if self.progress.batch == batches_before == 0:
+            raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
+        elapsed_s = time.perf_counter() - started_s
+        self._end_epoch({"time/samples_per_s": (self.progress.samples - samples_before) / elapsed_s})
+
+    def _groups(self) -> Iterator[list[Any]]:
+        """Yield the batches of one step at a time, from where the epoch stands."""
+        batches = iter(self.train_loader.batches(self.progress.epoch, self.progress.batch))
+        while group := list(islice(batches, self.settings.accumulate_steps)):
+            yield group
+
+    def _take(self, output: StepOutput, batch: Any) -> None:
+        """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
+        if self.device.type == "cpu" and not math.isfinite(output.loss.item()):
+            raise NumericsError(self._explain(output.loss.item(), batch))
+        self.progress.samples += output.num_rows
+        self.meters.update(output)
+
+    def _after_step(self) -> None:
+        settings, step = self.settings, self.progress.step
+        if step % settings.log_every_steps == 0:
+            self._log_step()
+        self._tell("on_step_end")
+        if settings.eval_every_steps and step % settings.eval_every_steps == 0:
+            self._log(self._evaluate())
+        if self._is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
+            self._save()
+
+    def _end_epoch(self, timing: Mapping[str, float]) -> None:
+        self.progress.epoch += 1
+        self.progress.batch = 0
+        for schedule in self.schedules.values():
+            schedule.after_epoch()
+        is_due = self.progress.epoch % self.settings.eval_every_epochs == 0 or self.is_finished
+        values = self._evaluate() if is_due and not self.settings.eval_every_steps else self._train_values()
+        self._log(values, timing)
+        self.meters.reset()
+        self._logged = (0.0, 0.0)
+        self._tell("on_epoch_end", values)
+        if self._is_best or self.progress.epoch % self.settings.save_every_epochs == 0:
+            self._save()
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate all val parts, judge, and return these values with those of training so far."""
+        model = self.ema.model if self.ema else self.model
+        forward = model if self.ema else self.forward
+        values = self._train_values()
+        for name, loader in self.val_loaders.items():
+            result = evaluate(self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp)
+            values |= {f"{name}/{key}": value for key, value in result.items()}
+        self._evaluated_step = self.progress.step
+        self._is_best = self.monitor.update(values, self.progress.epoch)
+        for schedule in self.schedules.values():
+            schedule.after_evaluation(values)
+        self._tell("on_evaluation_end", values)
+        return values
+
+    def _judge_the_end(self) -> None:
+        """Evaluate once more when the run ended between two evaluations."""
+        if self._evaluated_step != self.progress.step:
+            self._log(self._evaluate())
+
+    def _train_values(self) -> dict[str, float]:
+        """Return the means over the epoch so far; nothing when it has not begun."""
+        if self.meters.num_batches == 0:
+            return {}
+        values = {f"train/{name}": value for name, value in self.meters.compute().items()}
+        if not math.isfinite(values["train/loss"]):
+            raise NumericsError(self._explain(values["train/loss"]))
+        return values
+
+    def _log_step(self) -> None:
+        loss = self.meters.loss.since(self._logged)
+        if not math.isfinite(loss):
+            raise NumericsError(self._explain(loss))
+        self._logged = self.meters.loss.read()
+        values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in self.rates().items()}
+        if self.step.grad_norm is not None:
+            values["step/grad_norm"] = float(self.step.grad_norm)  # device sync
+        self.logger.scalars(values, step=self.progress.step)
+
+    def _log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
+        self.values = dict(values)
+        rates = {f"lr/{name}": rate for name, rate in self.rates().items()}
+        self.logger.scalars(
+            {**values, **rates, **(timing or {})},
+            step=self.progress.step,
+            epoch=self.progress.epoch,
+            is_best=self._is_best,
+        )
+        if self.monitor.is_exhausted and not self._stop_reason:
+            self.stop(f"{self.monitor.name} has not improved in {self.monitor.num_waited} evaluations")
+
+    def _save(self, is_last_chance: bool = False) -> None:
+        """Save all that has a memory. A failure is reported and forgiven twice."""
+        is_best, self._is_best = self._is_best, False
+        if self.store is None:
+            return
+        self._train_values()  # raises rather than save weights that a loss of nan has touched
+        try:
+            self.store.save(self.state_dict(), self.progress.step, is_best)
+        except ResourceError as error:
+            self._num_failed_saves += 1
+            if is_last_chance or self._num_failed_saves >= MAX_FAILED_SAVES:
+                raise
+            log.warning("%s; training goes on and saves again later", error)
+        else:
+            self._saved_step, self._num_failed_saves = self.progress.step, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole run as tensors and plain data."""
+        return {"format": FORMAT, "config": self.config, **collect_state(self.stateful)}
+
+    def load_state_dict(self, state: Mapping[str, Any], where: str = "checkpoint") -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            CheckpointError: `state` is of another run; says what differs.
+        """
+        restore_state(self.stateful, state, where)
+        self._saved_step = self._evaluated_step = self.progress.step
+
+    def _collect_memory(self, memory: Mapping[str, Stateful]) -> dict[str, Stateful]:
+        """Name everything with a memory. The random streams come last: nothing may draw after they are restored."""
+        hooks = {f"hook_{i}": hook for i, hook in enumerate(self.hooks) if hasattr(hook, "state_dict")}
+        return {
+            "model": self.model,
+            **({"criterion": self.task.criterion} if isinstance(self.task.criterion, nn.Module) else {}),
+            **({"ema": self.ema} if self.ema else {}),
+            **{name: OptimizerMemory(optimizer) for name, optimizer in self.optimizers.items()},
+            **self.schedules,
+            "scaler": self.step.scaler,
+            "progress": self.progress,
+            "meters": self.meters,
+            "monitor": self.monitor,
+            "logger": self.logger,
+            **hooks,
+            **memory,
+            "rng": RandomStreams(),
+        }
+
+    def rates(self) -> dict[str, float]:
+        """Return the learning rates by name: `lr`, or with the optimizer's name or group where there are several."""
+        named = {name: [float(group["lr"]) for group in o.param_groups] for name, o in self.optimizers.items()}
+        return {
+            "_".join(["lr", *([name] if len(named) > 1 else []), *([str(i)] if len(rates) > 1 else [])]): rate
+            for name, rates in named.items()
+            for i, rate in enumerate(rates)
+        }
+
+    def stop(self, reason: str) -> None:
+        """End the run after the step in progress."""
+        self._stop_reason = reason
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs or steps are done."""
+        return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self._max_steps
+
+    @property
+    def _max_steps(self) -> float:
+        return self.settings.max_steps or math.inf
+
+    def _is_epoch_over(self) -> bool:
+        try:
+            return self.progress.batch >= len(self.train_loader)
+        except TypeError:  # data without a length end when they end
+            return False
+
+    def _must_stop(self) -> bool:
+        return self._signals.received is not None or bool(self._stop_reason) or self.monitor.is_exhausted
+
+    def _tell(self, event: str, *args: Any) -> None:
+        for hook in self.hooks:
+            getattr(hook, event)(self, *args)
+
+    def _explain(self, loss: float, batch: Any = None) -> str:
+        return explain_nonfinite(loss, self.progress.step + 1, self.rates(), batch)
