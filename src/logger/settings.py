@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from src.utils.bounds import AtLeast
 
@@ -26,3 +26,6 @@ class LoggerSettings:
 
     histograms_every_epochs: Annotated[int, AtLeast(1)] | None = None
     """Write histograms of weights and gradients after every so many epochs."""
+
+    sinks: tuple[Any, ...] = ()
+    """Further places for the numbers, e.g. `[{type: my_sink.MySink, args: {...}}]`: any class with calls of `Sink`."""

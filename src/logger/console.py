@@ -1,0 +1,229 @@
+"""What people read while a model trains: lines on the console and in `log.txt`, and one progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from src.utils.paths import shown_path
+
+LOG = logging.getLogger("src")
+"""Parent of the loggers of all rooms; entry scripts write to it."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SHOULD_FALL = re.compile(r"loss|error|mae|mse|perplexity|deviance", re.IGNORECASE)
+_SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|psnr|corr", re.IGNORECASE)
+
+
+class PlainFormatter(logging.Formatter):
+    """Shows control characters as text, so that no name can move the cursor or pretend to be another line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], super().format(record))
+        if record.levelno >= logging.WARNING and self._fmt == "%(message)s":
+            text = f"{record.levelname.lower()}: {text}"
+        return text.replace("\n", "\n  ")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints lines above the progress bar. When nobody reads them any more (`| head`), it falls silent."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record to what `sys.stdout` is now."""
+        stream = sys.stdout
+        if stream is None:
+            return
+        try:
+            with tqdm.external_write_mode(file=stream):
+                stream.write(self.format(record) + "\n")
+                stream.flush()
+        except (OSError, ValueError):  # a closed pipe; a closed file
+            self.setLevel(logging.CRITICAL + 1)
+            _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a broken stream to nowhere, so that neither later prints nor the interpreter's last flush fail on it."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def setup_console(quiet: bool = False, verbose: bool = False) -> None:
+    """Send the log to standard output. Call it once, at the start of an entry script.
+
+    Args:
+        quiet: Warnings and errors only; `log.txt` still gets everything.
+        verbose: Debugging lines too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # an ASCII terminal shows arrows as \u2193 instead of failing
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, (ConsoleHandler, RunFileHandler))]:
+        root.removeHandler(handler)
+        handler.close()
+    console = ConsoleHandler(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    console.setFormatter(PlainFormatter("%(message)s"))
+    root.addHandler(console)
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.captureWarnings(True)
+
+
+class RunFileHandler(logging.FileHandler):
+    """Appends to `log.txt`; a full disk ends the file, not the training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Fall silent instead of printing a traceback for every line."""
+        del record
+        self.setLevel(logging.CRITICAL + 1)
+
+
+def log_to_file(path: Path) -> None:
+    """Keep all further lines of the log in this file too, with time and level."""
+    handler = RunFileHandler(path, encoding="utf-8")
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def progress_bar(total_steps: int | None, done_steps: int = 0, enabled: bool = True) -> tqdm[Any]:
+    """One bar for the whole run: steps, time left, steps per second, and what `bar_text` says.
+
+    It is invisible unless standard error is a terminal; `bar.update(1)` then costs 0.1 microseconds.
+
+    Example:
+        `bar.set_postfix_str(bar_text({"loss": 0.31, "lr": 1e-3, "samples_per_s": 5210}), refresh=False)`
+    """
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(
+        total=total_steps,
+        initial=done_steps,
+        disable=not (enabled and is_terminal),
+        leave=False,
+        dynamic_ncols=True,
+        unit="step",
+        mininterval=0.2,
+    )
+
+
+def bar_text(values: Mapping[str, float]) -> str:
+    """`loss 0.3121  lr 1e-03  5,210/s` of values by name, whatever part they are of."""
+    return "  ".join(_shown(name.rsplit("/", 1)[-1], value) for name, value in values.items())
+
+
+def _shown(name: str, value: float) -> str:
+    if name.endswith("_per_s"):
+        return f"{value:,.0f}/s"
+    if name.endswith("_s"):
+        return f"{name[:-2]} {value:.1f} s"
+    if name == "lr" or name.startswith("lr/"):
+        return f"{name} {value:.1e}"
+    return f"{name} {number(value)}"
+
+
+def number(value: float) -> str:
+    """Four digits that count: `0.01230`, `12.35`, `1.235e+06`."""
+    return f"{value:#.4g}".rstrip(".")
+
+
+class EpochLines:
+    """Makes one aligned line per evaluation. A sign behind each number compares it with the line before.
+
+    A filled triangle is better and a hollow one worse; it points where the number went. A plain arrow stands where
+    nobody said which way is better: losses and errors should fall, accuracies and scores rise.
+
+    Args:
+        epochs: How many there will be, if that is known.
+        monitor: As in the settings: `max val/reward` says that more of it is better.
+    """
+
+    def __init__(self, epochs: int | None = None, monitor: str | None = None) -> None:
+        self._epochs = epochs
+        self._mode, _, self._monitored = (monitor or "").partition(" ")
+        self._before: dict[str, float] = {}
+
+    def line(self, values: Mapping[str, float], step: int, epoch: int | None = None, is_best: bool = False) -> str:
+        """The line of an evaluation.
+
+        Args:
+            values: What the logger is given: `train/loss`, `val/accuracy`, `lr`, `time/samples_per_s`, ...
+            step: Optimizer updates finished.
+            epoch: Epochs finished; None when the numbers don't stand for whole epochs.
+            is_best: Mark the line with `* best`.
+        """
+        place = f"step {step:>7}"
+        if epoch is not None:
+            place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
+        words = [place]
+        part_before = ""
+        for name, value in values.items():
+            part, _, rest = name.partition("/")
+            if not rest or part in ("time", "step", "lr"):
+                words.append("  " + _shown(name.removeprefix("time/").removeprefix("step/"), value))
+                continue
+            words.append(
+                f"  {part + '  ' if part != part_before else ''}{rest} {number(value):<9}{self._sign(name, value)}"
+            )
+            part_before = part
+        self._before = dict(values)
+        return "".join(words).rstrip() + ("   * best" if is_best else "")
+
+    def _sign(self, name: str, value: float) -> str:
+        before = self._before.get(name)
+        if before is None or value == before or value != value or before != before:
+            return " "
+        has_risen = value > before
+        if name == self._monitored:
+            should_rise = self._mode == "max"
+        elif _SHOULD_FALL.search(name):
+            should_rise = False
+        elif _SHOULD_RISE.search(name):
+            should_rise = True
+        else:
+            return "↑" if has_risen else "↓"
+        return ("▲" if has_risen else "▼") if has_risen == should_rise else ("△" if has_risen else "▽")
+
+
+def closing_summary(
+    run_path: Path, *, seconds: float, best: Mapping[str, float] | None = None, best_epoch: int | None = None
+) -> str:
+    """The last lines of a run: how long it took, what was best and where it is, and the next two commands.
+
+    Args:
+        run_path: The run's folder.
+        seconds: Time the run took.
+        best: Monitored value by name, e.g. `{"val/loss": 0.12}`.
+        best_epoch: Epochs finished when it was measured.
+    """
+    run = shlex.quote(shown_path(run_path))
+    lines = [f"done in {duration(seconds)}"]
+    if best:
+        named = ", ".join(f"{name} {number(value)}" for name, value in best.items())
+        when = f" after epoch {best_epoch}" if best_epoch is not None else ""
+        lines.append(f"best:  {named}{when}, in {run}/checkpoints")
+    else:
+        lines.append(f"saved: {run}")
+    lines.append(f"next:  python test.py -r {run}")
+    lines.append(f"       tensorboard --logdir {shlex.quote(shown_path(run_path.parents[1]))}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 07 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,71 @@
+"""`metrics.csv`: one row per epoch or evaluation, for pandas and for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from src.logger.run_dir import write_file
+from src.logger.sink import Sink
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class CSVFile(Sink):
+    """Writes each evaluation's numbers as a row; names that come later become new columns, empty in older rows.
+
+    Numbers are written so that reading them gives the same bits. Those of single steps (`step/...`) are left out, and
+    durations (`time/...`) too: a run that was stopped and resumed writes the same bytes as one that wasn't.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns = ["epoch", "step"]
+        self._rows = 0
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
+        """Add a row, and rewrite the file first when there is a new name."""
+        if any(name.startswith("step/") for name in values):
+            return
+        cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
+        kept = {name: value for name, value in values.items() if not name.startswith("time/")}
+        cells |= {_CONTROL.sub("?", name): repr(value) for name, value in kept.items()}
+        new = [name for name in cells if name not in self._columns]
+        if new or self._rows == 0:
+            rows = self._read(self._rows)
+            self._columns += new
+            write_file(self._path, self._text([self._columns, *rows]))
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            file.write(self._text([[cells.get(name, "") for name in self._columns]]))
+        self._rows += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The columns and number of rows: bytes alone would not survive a new column."""
+        return {"columns": list(self._columns), "rows": self._rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the file back to the rows and columns it had."""
+        kept = self._read(state["rows"])
+        self._columns, self._rows = list(state["columns"]), len(kept)
+        width = len(self._columns)
+        if kept:
+            write_file(self._path, self._text([self._columns, *(row[:width] for row in kept)]))
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def _read(self, rows: int) -> list[list[str]]:
+        """The first rows as they stand in the file, without the header."""
+        if rows == 0 or not self._path.exists():
+            return []
+        with self._path.open(encoding="utf-8", newline="") as file:
+            return list(csv.reader(file))[1 : rows + 1]
+
+    def _text(self, rows: list[list[str]]) -> str:
+        width = len(self._columns)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([*row, *[""] * (width - len(row))] for row in rows)
+        return text.getvalue()

@@ -1,0 +1,213 @@
+"""The folder of one run: `<save_dir>/<name>/<run id>/` with everything the run leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.logger.secrets import masked, masked_command
+from src.utils.errors import ConfigError
+from src.utils.paths import PROJECT_ROOT, shown_path
+
+LOG = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def check_run_name(name: str) -> None:
+    """Refuse names that could leave the folder of runs or that some system cannot store.
+
+    Raises:
+        ConfigError: The name is none.
+    """
+    if not _NAME.fullmatch(name) or _WINDOWS_DEVICES.fullmatch(name) or name.endswith("."):
+        raise ConfigError(
+            f"name: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter, digit or '_'; "
+            f"received {name!r}"
+        )
+
+
+def write_file(path: Path, text: str) -> None:
+    """Put `text` at `path` whole or not at all: a new file beside it takes its place at once."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # the umask takes from it
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+class RunDir:
+    """The folder of one run, and the lock that keeps a second process out of it.
+
+    `RunDir(path)` only knows where things are; `create` and `open` also take the lock.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log_file(self) -> Path:
+        """Where the lines of the console are kept."""
+        return self.path / "log.txt"
+
+    @classmethod
+    def create(cls, save_dir: Path, name: str) -> RunDir:
+        """Make and lock a new folder `save_dir/name/MMDD_HHMMSS[-2]`, also when many start in the same second.
+
+        Raises:
+            ConfigError: The name is none, or nothing can be written there.
+        """
+        check_run_name(name)
+        parent = save_dir / name
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            if not parent.resolve().is_relative_to(save_dir.resolve()):
+                raise ConfigError(f"trainer.save_dir: {shown_path(parent)} is a link that leads out of {save_dir}")
+            run = cls(_new_folder(parent))
+            run.checkpoints.mkdir()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(f"trainer.save_dir: {error.filename} is a file; a folder of runs is needed") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"trainer.save_dir: {save_dir} can't be written: {reason}; name another folder"
+            ) from error
+        run.lock()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Lock the folder of a run that goes on.
+
+        Raises:
+            ConfigError: It isn't there, can't be written, or another process uses it.
+        """
+        run = cls(path)
+        try:
+            run.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"resume: {shown_path(path)} can't be written: {reason}") from error
+        run.lock()
+        return run
+
+    def lock(self) -> None:
+        """Keep other processes out until `close` or the end of this process, however it ends.
+
+        Raises:
+            ConfigError: Another process is in here.
+        """
+        descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigError(f"run {shown_path(self.path)} is in use by pid {pid}; stop it first") from None
+        except OSError as error:  # some network file systems have no locks
+            LOG.warning("run.lock: %s; nothing keeps a second process out of %s", error.strerror, self.path)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._lock = descriptor
+        # A loader worker that outlives a killed run must not hold its lock: the child lets go, the parent keeps it.
+        os.register_at_fork(after_in_child=self._forget_lock)
+
+    def _forget_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    close = _forget_lock
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved config to `config.yaml`, secrets hidden."""
+        text = yaml.safe_dump(masked(config), sort_keys=False, allow_unicode=True, width=120)
+        write_file(self.path / "config.yaml", text)
+
+    def write_environment(self, command: Sequence[str], seed: int, threads: int | None = None) -> None:
+        """Write to `environment.json` what the run ran on; a run that goes on adds a start to the list `resumed`.
+
+        Args:
+            command: The words of the command line.
+            seed: The run's seed.
+            threads: Threads of one operation; results are bit-equal only for the same number.
+        """
+        path = self.path / "environment.json"
+        started = environment(command, seed, threads)
+        if path.exists():
+            first = json.loads(path.read_text(encoding="utf-8"))
+            started = {**first, "resumed": [*first.get("resumed", []), started]}
+        write_file(path, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
+
+
+def _new_folder(parent: Path) -> Path:
+    start = time.strftime("%m%d_%H%M%S")
+    number = 1
+    while True:
+        path = parent / (start if number == 1 else f"{start}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def environment(command: Sequence[str], seed: int, threads: int | None) -> dict[str, Any]:
+    """What one needs to know to run this again: versions, platform, code, command line, seed."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": masked_command(list(command)),
+        "seed": seed,
+        "threads": threads,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "executable": sys.executable,
+        "git": git_state(PROJECT_ROOT),
+        "versions": dict(sorted({item.name: item.version for item in distributions() if item.name}.items())),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the code and whether it was changed since; None outside a repository or without git."""
+
+    def git(*words: str) -> str:
+        ran = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        )  # fmt: skip
+        return ran.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
