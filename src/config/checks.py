@@ -40,7 +40,22 @@ def components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
     for section in ("model", "loss", "optimizer", "lr_scheduler", "task"):
         yield from named(getattr(config, section), section)
     yield from _listed(("metrics",), config.metrics.values())
+    yield from _loader_components(config)
     yield from _listed(("hooks",), config.hooks)
+
+
+def _loaders(config: Config) -> Iterable[tuple[KeyPath, LoaderSettings]]:
+    yield ("loader",), config.loader
+    yield from ((("loader", name), settings) for name, settings in config.part_loaders.items())
+
+
+def _loader_components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
+    for path, loader in _loaders(config):
+        for key in ("sampler", "batch_sampler", "collate_fn", "worker_init_fn"):
+            component = getattr(loader, key)
+            is_own = len(path) == 1 or component != getattr(config.loader, key)
+            if component is not None and is_own:
+                yield (*path, key), Component(component) if isinstance(component, str) else component
 
 
 def named(section: Any, name: str) -> Iterable[tuple[KeyPath, Any]]:
@@ -96,10 +111,8 @@ def _or_split(name: str) -> str:
 
 
 def _check_loaders(config: Config, mistakes: Mistakes) -> None:
-    everyone: list[tuple[KeyPath, LoaderSettings]] = [(("loader",), config.loader)]
-    everyone += [(("loader", name), settings) for name, settings in config.part_loaders.items()]
     cores = os.cpu_count() or 1
-    for path, loader in everyone:
+    for path, loader in _loaders(config):
         if loader.num_workers > max(8 * cores, 64):
             what = f"more than 8 for each of the {cores} cores, found {loader.num_workers}"
             mistakes.add((*path, "num_workers"), what)
@@ -130,7 +143,9 @@ def _check_monitors(config: Config, mistakes: Mistakes) -> None:
         mistakes.add(("trainer", "patience"), "nothing to watch; give data.val, data.split.val or trainer.monitor")
     for path, schedule in named(config.lr_scheduler, "lr_scheduler"):
         if isinstance(schedule, ScheduleSettings) and schedule.monitor is not None:
-            _check_monitor(schedule.monitor, (*path, "monitor"), config, mistakes)
+            # The direction is the `mode` of its args, so it may be left out here.
+            monitor = schedule.monitor if " " in schedule.monitor else f"min {schedule.monitor}"
+            _check_monitor(monitor, (*path, "monitor"), config, mistakes)
 
 
 def _check_monitor(monitor: str, path: KeyPath, config: Config, mistakes: Mistakes) -> None:

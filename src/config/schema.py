@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -116,6 +116,20 @@ def fits(annotation: Any, value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def could_be(annotation: Any, value: Any) -> bool:
+    """Says whether an argument may be what a signature asks for: only plain annotations are held against it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return any(could_be(arm, value) for arm in arguments)
+    if annotation in _SCALARS or origin is Literal or annotation is types.NoneType:
+        return fits(annotation, value)
+    if origin in (list, Sequence) and isinstance(value, list) and arguments:
+        return all(could_be(arguments[0], item) for item in value)
+    if (origin or annotation) in (list, tuple, Sequence):
+        return isinstance(value, list | tuple)
+    return isinstance(value, Mapping) if (origin or annotation) in (dict, Mapping) else True
+
+
 def choose_arm(arms: tuple[Any, ...], value: Any) -> Any:
     """Returns the member of a union that a value is meant to be, or `None`."""
     fitting = [arm for arm in arms if fits(arm, value)]
@@ -151,9 +165,11 @@ def describe(annotation: Any) -> str:
         return " or ".join(str(each) for each in arguments)
     if _is_settings(annotation):
         return "a name or a mapping with `type`" if "type" in annotations_of(annotation) else "a mapping"
-    if origin in (tuple, list):
+    if (origin or annotation) in (tuple, list, Sequence):
         return "a list"
-    return _SCALARS.get(annotation, "a mapping")
+    if (origin or annotation) in (dict, Mapping):
+        return "a mapping"
+    return _SCALARS.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _is_settings(annotation: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, dotted, found, nearest
 from src.config.schema import INVALID, annotations_of, read, read_fields
-from src.config.settings import Component, Config, DataSettings, PartSettings
+from src.config.settings import Component, Config, DataSettings, PartSettings, common_loader
 from src.data.settings import LoaderSettings, SplitSettings
 from src.logger.settings import LoggerSettings
 from src.trainer.settings import TrainerSettings
@@ -140,17 +140,29 @@ def _read_loaders(value: Any, mistakes: Mistakes) -> tuple[Any, Any]:
         return INVALID, INVALID
     special = {key: item for key, item in value.items() if isinstance(key, str) and is_part_name(key)}
     common = {key: item for key, item in value.items() if key not in special}
-    loader = read_fields(LoaderSettings, common, path, mistakes, hint)
+    loader = _read_loader(common, path, mistakes)
     loaders: dict[str, LoaderSettings] = {}
     for name, item in special.items():
         part_path = (*path, name)
         if not isinstance(item, Mapping):
             mistakes.add(part_path, f"a mapping is needed, found {found(item)}")
             continue
-        own = read_fields(LoaderSettings, item, part_path, mistakes, hint)
+        own = _read_loader(item, part_path, mistakes)
         keys = [each.name for each in fields(LoaderSettings) if each.name in item]
-        loaders[name] = replace(loader, **{key: getattr(own, key) for key in keys})
+        loaders[name] = replace(common_loader(loader, name), **{key: getattr(own, key) for key in keys})
     return loader, loaders
+
+
+def _read_loader(value: Mapping[Any, Any], path: KeyPath, mistakes: Mistakes) -> LoaderSettings:
+    def hint_with_parts(key: str, path: KeyPath, known: set[str]) -> str:
+        return hint(key, path, known | set(PART_NAMES) if len(path) == 1 else known)
+
+    loader: LoaderSettings = read_fields(LoaderSettings, value, path, mistakes, hint_with_parts)
+    samplers = {
+        key: read(Component | None, getattr(loader, key), (*path, key), mistakes, hint)
+        for key in ("sampler", "batch_sampler")
+    }
+    return replace(loader, **{key: each for key, each in samplers.items() if each is not INVALID})
 
 
 def _read_metrics(value: Any, mistakes: Mistakes) -> Any:

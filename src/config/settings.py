@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from src.config.mistakes import KeyPath
@@ -126,7 +126,7 @@ class Config:
 
     def loader_of(self, part: str) -> LoaderSettings:
         """Returns the loader settings of a part."""
-        return self.part_loaders.get(part, self.loader)
+        return self.part_loaders.get(part) or common_loader(self.loader, part)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the resolved config as plain data, in the form `config_from_dict` reads back to an equal `Config`."""
@@ -135,12 +135,20 @@ class Config:
         values["data"] = _data_dict(self.data)
         for name, settings in self.part_loaders.items():
             special = {each.name: getattr(settings, each.name) for each in fields(settings)}
+            common = common_loader(self.loader, name)
             values["loader"][name] = {
-                key: _plain(value) for key, value in special.items() if value != getattr(self.loader, key)
+                key: _plain(value) for key, value in special.items() if value != getattr(common, key)
             }
         del values["part_loaders"]
         values["metrics"] = [{"name": name, **_plain(metric)} for name, metric in self.metrics.items()]
         return values
+
+
+def common_loader(loader: LoaderSettings, part: str) -> LoaderSettings:
+    """Returns what the common `loader` settings mean for a part: order and left-out rows concern training alone."""
+    return (
+        loader if part == "train" else replace(loader, shuffle=None, drop_last=False, sampler=None, batch_sampler=None)
+    )
 
 
 def _data_dict(data: DataSettings) -> dict[str, Any]:

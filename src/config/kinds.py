@@ -1,0 +1,77 @@
+"""What the kinds of components are: which objects are of a kind, and how one is made of a class or function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from src.config.catalogue import Definition
+
+USED_AS_IS = {"transforms": 1, "loss": 2, "metrics": 2, "collate_fn": 1, "worker_init_fn": 1}
+"""Kinds of which a plain function is the component itself, and with how many positional arguments it is called."""
+
+PROVIDED: dict[str, tuple[int, frozenset[str]]] = {
+    "optimizer": (1, frozenset({"params"})),
+    "lr_scheduler": (1, frozenset({"optimizer", "total_steps", "T_max"})),
+    "task": (0, frozenset({"criterion"})),
+    "sampler": (0, frozenset({"part", "generator", "data_source", "num_samples"})),
+    "batch_sampler": (0, frozenset({"part", "generator", "data_source", "num_samples", "sampler"})),
+}
+"""What the run fills in: how many leading positional arguments, and which arguments by name."""
+
+
+_METHODS: dict[str, tuple[str, ...]] = {
+    "data": ("__getitem__", "__getitems__", "__iter__"),
+    "transforms": ("__call__", "forward"),
+    "collate_fn": ("__call__",),
+    "worker_init_fn": ("__call__",),
+    "sampler": ("__iter__",),
+    "batch_sampler": ("__iter__",),
+    "model": ("forward",),
+    "loss": ("forward",),
+    "metrics": ("update", "__call__"),
+    "optimizer": ("step",),
+    "lr_scheduler": ("get_lr", "step"),
+    "task": ("step", "update"),
+    "hooks": ("on_fit_start", "on_step_end", "on_evaluation_end", "on_epoch_end", "on_fit_end"),
+    "sinks": ("scalars",),
+}
+"""A class of a kind has at least one of these."""
+
+_BASES: dict[str, str] = {"data": "Dataset", "model": "Module", "loss": "Module", "optimizer": "Optimizer"}
+_BASES |= {"lr_scheduler": "LRScheduler", "task": "Task", "hooks": "Hook", "metrics": "Metric", "sinks": "Sink"}
+
+
+def looks_like(kind: str, definition: Definition) -> bool:
+    """Guesses from the source text whether a class is of a kind; what the list of known names shows."""
+    if definition.how != "class":
+        return False
+    wanted = {"update"} if kind == "metrics" else set(_METHODS[kind])
+    by_base = kind in _BASES and any(base.endswith(_BASES[kind]) for base in definition.bases)
+    return by_base or (kind not in ("optimizer", "lr_scheduler", "task") and bool(wanted & set(definition.methods)))
+
+
+def is_right_kind(kind: str, part: Any) -> bool:
+    """Says whether an object can be a component of a kind: a class of it, or a function that makes or is one."""
+    if not isinstance(part, type):
+        is_function = inspect.isroutine(part) or isinstance(part, functools.partial)
+        return is_function and kind not in ("hooks", "task", "sinks")
+    if kind in ("model", "loss"):
+        from torch import nn
+
+        return issubclass(part, nn.Module) or (kind == "loss" and callable(getattr(part, "forward", None)))
+    if kind == "optimizer":
+        from torch.optim import Optimizer
+
+        return issubclass(part, Optimizer)
+    if kind == "lr_scheduler":
+        from torch.optim.lr_scheduler import LRScheduler
+
+        return issubclass(part, LRScheduler) or hasattr(part, "step")
+    return any(callable(_own_attribute(part, name)) for name in _METHODS[kind])
+
+
+def _own_attribute(part: type, name: str) -> Any:
+    """Looks a method up in the class itself: `type` has a `__call__` of its own."""
+    return next((vars(base)[name] for base in part.__mro__ if name in vars(base)), None)

@@ -1,0 +1,90 @@
+"""Arguments in the config against the signatures they are for, before anything is built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from src.config.checks import components
+from src.config.kinds import PROVIDED, USED_AS_IS
+from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest
+from src.config.registry import HOMES, find
+from src.config.schema import could_be, describe
+from src.config.settings import Component, Config
+from src.utils.errors import ConfigError
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def check_components(config: Config) -> None:
+    """Checks that every name exists and takes the arguments it is given. Imports the named modules.
+
+    Raises:
+        ConfigError: With all mistakes, one a line.
+    """
+    mistakes = Mistakes(config.places)
+    for path, component in components(config):
+        kind = kind_at(path)
+        try:
+            target = find(kind, component.type)
+        except ConfigError as error:
+            mistakes.add((*path, "type"), str(error))
+        else:
+            check_arguments(kind, target, component, path, mistakes)
+    mistakes.stop_if_any()
+
+
+def kind_at(path: KeyPath) -> str:
+    """Returns which kind of component stands at a key path: `("data", "val", "transforms", 0)` -> `transforms`."""
+    return next(str(key) for key in reversed(path) if key in HOMES)
+
+
+def check_arguments(
+    kind: str, target: Callable[..., Any], component: Component, path: KeyPath, mistakes: Mistakes
+) -> None:
+    """Notes unknown, missing and doubly given arguments, and values that the annotations rule out."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some functions written in C tell no signature
+        return
+    filled = filled_by_position(kind, target, parameters)
+    names = [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME and name not in filled]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = _hints(target)
+    called = getattr(target, "__name__", component.type)
+    for name, value in component.args.items():
+        where = (*path, "args", name)
+        if name in filled:
+            mistakes.add(where, f"given twice: the run itself gives {called} its `{name}`; leave it out")
+        elif name not in names and not takes_any:
+            close = nearest(str(name), names)
+            hint = f"did you mean `{close}`?" if close else f"{called} takes {listed(names) or 'no arguments'}"
+            mistakes.add(where, f"unknown argument; {hint}")
+        elif name in hints and not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
+            mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}")
+    provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
+    for name in names:
+        if parameters[name].default is inspect.Parameter.empty and name not in {*component.args, *provided}:
+            mistakes.add((*path, "args", name), f"missing; {called} needs it")
+
+
+def filled_by_position(kind: str, target: Any, parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    """Returns the leading parameters that the run fills in when it calls `target`."""
+    count = PROVIDED.get(kind, (0, None))[0]
+    if not isinstance(target, type):
+        count = USED_AS_IS.get(kind, count)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, parameter in parameters.items() if parameter.kind in kinds][:count]
+
+
+def _is_default(parameter: inspect.Parameter | None, value: Any) -> bool:
+    return parameter is not None and value is None and parameter.default is None
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Returns the evaluated annotations of a signature; none where they cannot be evaluated."""
+    try:
+        return get_type_hints(getattr(target, "__init__", None) if isinstance(target, type) else target)
+    except Exception:  # annotations are code of others: names under TYPE_CHECKING, odd metaclasses
+        return {}
