@@ -53,8 +53,8 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
 
     check_components(config)
 
-    from src.config.experiment import build_experiment, build_optimizers
-    from src.data.split import PartsMemory
+    from src.config.experiment import DataMemory, build_experiment, build_optimizers
+    from src.logger.console import closing_summary, log_to_file, setup_console
     from src.logger.logger import Logger, standard_sinks
     from src.logger.run_dir import RunDir
     from src.trainer.hooks import standard_hooks
@@ -65,13 +65,14 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
 
+    setup_console()
     device = find_device(config.trainer.device)
     if config.trainer.deterministic:
         make_deterministic()
     seed_everything(config.seed)
     experiment = build_experiment(config, device, state and state["data"])
     if config.trainer.init_from and state is None:
-        init_weights(experiment.model, config.trainer.init_from)
+        init_weights(experiment.model, project_path(config.trainer.init_from))
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         rehearse(experiment.task, experiment.model, loader, device)
     optimizers, schedules = build_optimizers(config, experiment)
@@ -92,7 +93,7 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
         checkpoints=run.checkpoints,
         hooks=hooks,
         device=device,
-        memory={"data": PartsMemory(experiment.parts)},
+        memory={"data": DataMemory(experiment.parts)},
         config=config.as_dict(),
     )
     if state is not None:

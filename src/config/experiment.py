@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from src.config.build import build, build_loaders, build_parts
+from src.config.build import build, build_parts
+from src.config.registry import find
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.loader import Loader
+from src.data.order import MakeSampler
 from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.data.split import fit_parts, parts_state
 from src.model.metric import MetricSet
 from src.trainer.schedule import Schedule, count_steps
 from src.trainer.task import Criterion, Task
@@ -45,11 +49,55 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
         data_state: What the data learned from the training rows in an earlier run; None learns it anew.
     """
     parts = build_parts(config, data_state)
-    loaders = build_loaders(config, parts, pin_memory=device.type == "cuda")
+    loaders = {name: training_loader(config, part, device) for name, part in parts.items()}
     model = _build_model(config.model).to(device)
     task = build("task", config.task, criterion=_build_criterion(config.loss, device))
     metrics = MetricSet({name: build("metrics", metric) for name, metric in config.metrics.items()})
     return Experiment(parts, loaders, model, task, metrics)
+
+
+def training_loader(config: Config, part: Part, device: torch.device) -> Loader:
+    """Build the loader of a part as the config has it; `train` is shuffled unless it says otherwise."""
+    settings = config.part_loaders.get(part.name, config.loader)
+    if part.name != "train":
+        return evaluation_loader(config, part, device)
+    has_own_order = settings.sampler is not None or settings.batch_sampler is not None
+    shuffle = settings.shuffle if settings.shuffle is not None else not (has_own_order or part.is_iterable)
+    return Loader(
+        part,
+        settings,
+        shuffle=shuffle,
+        seed=config.seed,
+        pin_memory=_pins(settings, device),
+        sampler=_build_sampler("sampler", settings.sampler),
+        batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
+        **_functions(settings),
+    )
+
+
+def evaluation_loader(config: Config, part: Part, device: torch.device) -> Loader:
+    """Build a loader that gives every row once, in order."""
+    given = config.part_loaders.get(part.name, config.loader)
+    settings = replace(given, shuffle=None, sampler=None, batch_sampler=None, drop_last=False)
+    return Loader(
+        part, settings, shuffle=False, seed=config.seed, pin_memory=_pins(settings, device), **_functions(settings)
+    )
+
+
+def _pins(settings: LoaderSettings, device: torch.device) -> bool:
+    return device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
+
+
+def _functions(settings: LoaderSettings) -> dict[str, Any]:
+    named = {"collate_fn": settings.collate_fn, "worker_init_fn": settings.worker_init_fn}
+    return {kind: find(kind, name) for kind, name in named.items() if name is not None}
+
+
+def _build_sampler(kind: str, component: Component | None) -> MakeSampler | None:
+    """Return what makes the sampler of an epoch from the part and the epoch's own random stream."""
+    if component is None:
+        return None
+    return lambda part, generator: build(kind, component, part=part, data_source=part, generator=generator)
 
 
 def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, Optimizer], dict[str, Schedule]]:
@@ -117,3 +165,16 @@ def _build_schedule(
     scheduler = build("lr_scheduler", settings, optimizer, **length)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
+
+
+class DataMemory:
+    """What the data learned from the training rows (the fitted preprocessing), as part of a checkpoint."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self.parts = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        return parts_state(self.parts)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        fit_parts(self.parts, state)

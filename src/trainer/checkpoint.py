@@ -29,7 +29,7 @@ from src.utils.paths import shown_path
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
-log = logging.getLogger("keel")
+log = logging.getLogger(__name__)
 
 
 class CheckpointStore:

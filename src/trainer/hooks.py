@@ -6,14 +6,23 @@ A hook with a memory offers `state_dict` and `load_state_dict`; both go through 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from src.logger.console import EpochLines, bar_text, progress_bar
+from src.logger.settings import LoggerSettings
+from src.trainer.schedule import count_steps
+
 if TYPE_CHECKING:
     from src.trainer.trainer import Trainer
+
+
+log = logging.getLogger(__name__)
 
 
 class Hook:
@@ -25,6 +34,9 @@ class Hook:
     def on_step_end(self, trainer: Trainer) -> None:
         """After an optimizer step. Called thousands of times: do not wait for the device here."""
 
+    def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
+        """After numbers went to the logger: of a step (`epoch` is None), or of an epoch or evaluation."""
+
     def on_evaluation_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """After an evaluation; `values` holds `val/loss` and the like."""
 
@@ -33,6 +45,37 @@ class Hook:
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """After the last step, also of a stopped run."""
+
+
+class Console(Hook):
+    """Shows a bar on a terminal, and a line for every epoch or evaluation.
+
+    Args:
+        has_bar: Switches the bar.
+    """
+
+    def __init__(self, has_bar: bool = True) -> None:
+        self.has_bar = has_bar
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        _, total_steps = count_steps(trainer.train_loader, trainer.settings)
+        num_epochs, done = trainer.settings.num_epochs, trainer.progress
+        self.lines = EpochLines(int(num_epochs) if math.isfinite(num_epochs) else None, trainer.settings.monitor)
+        self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, self.has_bar)
+        if done.step and not trainer.is_finished:
+            log.info("going on after step %d (epoch %d, batch %d)", done.step, done.epoch + 1, done.batch)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.bar.update(1)
+
+    def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
+        if epoch is None:
+            self.bar.set_postfix_str(bar_text(values), refresh=False)
+        else:
+            log.info("%s", self.lines.line(values, trainer.progress.step, epoch, trainer.is_best))
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self.bar.close()
 
 
 class InputImages(Hook):
@@ -79,3 +122,13 @@ class Histograms(Hook):
     def _write(self, trainer: Trainer, tag: str, values: Tensor) -> None:
         array: np.ndarray[Any, Any] = values.float().cpu().numpy()  # device sync
         trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.epoch)
+
+
+def standard_hooks(settings: LoggerSettings) -> list[Hook]:
+    """Return the hooks that the section `logger` asks for."""
+    hooks: list[Hook] = [Console(settings.bar)]
+    if settings.tensorboard and settings.num_images:
+        hooks.append(InputImages(settings.num_images))
+    if settings.tensorboard and settings.histograms_every_epochs:
+        hooks.append(Histograms(settings.histograms_every_epochs))
+    return hooks

@@ -34,7 +34,7 @@ from src.utils.errors import DataError, NumericsError, ResourceError
 from src.utils.signals import StopSignals
 
 MAX_FAILED_SAVES = 3
-log = logging.getLogger("keel")
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -82,6 +82,7 @@ class Trainer:
         self.val_loaders = dict(val_loaders or {})
         self.logger = logger or Logger([])
         self.hooks = list(hooks)
+        self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
         self.store = CheckpointStore(checkpoints, settings.keep) if checkpoints else None
 
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
@@ -96,12 +97,13 @@ class Trainer:
         self.progress = Progress()
         self.values: dict[str, float] = {}
         """What the last epoch or evaluation logged."""
+        self.is_best = False
+        """Whether the evaluation just made is the best so far."""
         self.signal: int | None = None
         """The signal that stopped this run, if one did."""
 
         self._logged = (0.0, 0.0)
         self._stop_reason = ""
-        self._is_best = False
         self._saved_step = self._evaluated_step = -1
         self._num_failed_saves = 0
         self.stateful = self._collect_memory(memory or {})
@@ -123,7 +125,7 @@ class Trainer:
             self.signal = self._signals.received
         if self.signal is None:
             self._judge_the_end()
-        if self._saved_step != self.progress.step or self._is_best:
+        if self._saved_step != self.progress.step or self.is_best:
             self._save(is_last_chance=True)
         self._tell("on_fit_end")
         return self.values
@@ -164,10 +166,11 @@ class Trainer:
         settings, step = self.settings, self.progress.step
         if step % settings.log_every_steps == 0:
             self._log_step()
-        self._tell("on_step_end")
+        for hook in self._step_hooks:
+            hook.on_step_end(self)
         if settings.eval_every_steps and step % settings.eval_every_steps == 0:
             self._log(self._evaluate())
-        if self._is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
+        if self.is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
             self._save()
 
     def _end_epoch(self, timing: Mapping[str, float]) -> None:
@@ -181,7 +184,7 @@ class Trainer:
         self.meters.reset()
         self._logged = (0.0, 0.0)
         self._tell("on_epoch_end", values)
-        if self._is_best or self.progress.epoch % self.settings.save_every_epochs == 0:
+        if self.is_best or self.progress.epoch % self.settings.save_every_epochs == 0:
             self._save()
 
     def _evaluate(self) -> dict[str, float]:
@@ -193,7 +196,7 @@ class Trainer:
             result = evaluate(self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp)
             values |= {f"{name}/{key}": value for key, value in result.items()}
         self._evaluated_step = self.progress.step
-        self._is_best = self.monitor.update(values, self.progress.epoch)
+        self.is_best = self.monitor.update(values, self.progress.epoch)
         for schedule in self.schedules.values():
             schedule.after_evaluation(values)
         self._tell("on_evaluation_end", values)
@@ -222,22 +225,19 @@ class Trainer:
         if self.step.grad_norm is not None:
             values["step/grad_norm"] = float(self.step.grad_norm)  # device sync
         self.logger.scalars(values, step=self.progress.step)
+        self._tell("on_log", values)
 
     def _log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
         self.values = dict(values)
-        rates = {f"lr/{name}": rate for name, rate in self.rates().items()}
-        self.logger.scalars(
-            {**values, **rates, **(timing or {})},
-            step=self.progress.step,
-            epoch=self.progress.epoch,
-            is_best=self._is_best,
-        )
+        shown = {**values, **self.rates(), **(timing or {})}
+        self.logger.scalars(shown, step=self.progress.step, epoch=self.progress.epoch)
+        self._tell("on_log", shown, self.progress.epoch)
         if self.monitor.is_exhausted and not self._stop_reason:
             self.stop(f"{self.monitor.name} has not improved in {self.monitor.num_waited} evaluations")
 
     def _save(self, is_last_chance: bool = False) -> None:
         """Save all that has a memory. A failure is reported and forgiven twice."""
-        is_best, self._is_best = self._is_best, False
+        is_best, self.is_best = self.is_best, False
         if self.store is None:
             return
         self._train_values()  # raises rather than save weights that a loss of nan has touched
