@@ -1,0 +1,215 @@
+"""Batches of a part, in this process or read ahead by workers: the same bits either way."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from src.data.order import MakeSampler, RowOrder, num_batches
+from src.data.part import LOADER_STREAM, Collate, Part
+from src.data.settings import LoaderSettings
+from src.data.stream import PartStream
+from src.data.worker import PartReader, WorkerStart, checked, identity, worker_error
+from src.utils.errors import ConfigError, DataError
+from src.utils.seed import mix_seed
+
+
+class Loader:
+    """Yields the batches of a part, from any batch of any epoch.
+
+    A batch depends on (seed, epoch, batch number) and on nothing else: not on the number of workers, not on where
+    reading started, not on what the training process drew. The global random streams are left alone.
+
+    Args:
+        part: What to read.
+        settings: The section `loader` of a config. Of its components, those below are the built forms.
+        shuffle: Draw a new order each epoch. Iterable data keep their own.
+        seed: The run's seed.
+        pin_memory: Return batches in page-locked memory.
+        sampler: Makes, from (part, generator), an iterable of positions within the part.
+        batch_sampler: Makes, from (part, generator), an iterable of lists of positions.
+        collate_fn: Makes a batch of a list of samples; drawing random numbers is allowed.
+        worker_init_fn: Called with the worker's number when it starts.
+
+    Raises:
+        ConfigError: Options exclude each other.
+        DataError: An epoch would have no batch.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        settings: LoaderSettings,
+        *,
+        shuffle: bool,
+        seed: int,
+        pin_memory: bool = False,
+        sampler: MakeSampler | None = None,
+        batch_sampler: MakeSampler | None = None,
+        collate_fn: Collate | None = None,
+        worker_init_fn: Callable[[int], Any] | None = None,
+    ) -> None:
+        _check_options(part, settings, sampler is not None, batch_sampler is not None)
+        self.part = part
+        self.settings = settings
+        self.seed = seed
+        self.pin_memory = pin_memory
+        self._collate = collate_fn
+        self._start_worker = WorkerStart(worker_init_fn)
+        self._num_workers = _usable_workers(part, settings.num_workers)
+        self._order: RowOrder | None = None
+        self._stream: PartStream | None = None
+        if part.is_iterable:
+            self._stream = PartStream(part, settings.batch_size, settings.drop_last, collate_fn)
+        else:
+            self._order = RowOrder(part, settings, shuffle, seed, sampler, batch_sampler)
+        self._keys = _Keys(self._order) if self._order is not None else None
+        self._torch_loader: DataLoader[Any] | None = None
+        _check_not_empty(self)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch; a `TypeError` says that the data have no length."""
+        if self._order is not None:
+            return len(self._order)
+        return num_batches(len(self.part), self.settings.batch_size, self.settings.drop_last)
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
+        """Yield the batches of `epoch`, beginning with number `start`.
+
+        Rows before it are not read, except by iterable datasets without `seek`.
+
+        Raises:
+            DataError: A row cannot be read; the message names it.
+            WorkerError: A worker died or did not answer in time.
+        """
+        if self._num_workers or self.pin_memory:
+            yield from self._through_torch(epoch, start)
+        elif self._stream is not None:
+            yield from self._stream.batches(epoch, start)
+        else:
+            assert self._order is not None
+            for rows in self._order.batches(epoch, start):
+                yield self.part.read(epoch, rows, self._collate)
+
+    def peek(self, num_rows: int) -> Any:
+        """Return a batch of the first `num_rows` rows, read in this process, as the first epoch has them."""
+        if self.part.is_iterable:
+            return next(PartStream(self.part, num_rows, False, self._collate).batches(0, 0))
+        return self.part.read(0, torch.arange(min(num_rows, len(self.part))), self._collate)
+
+    def _through_torch(self, epoch: int, start: int) -> Iterator[Any]:
+        if self._torch_loader is None:
+            self._torch_loader = self._make_torch_loader()
+        skipped = 0
+        if self._keys is not None:
+            self._keys.position = (epoch, start)
+        else:
+            assert self._stream is not None
+            skipped = (
+                start if self._num_workers > 1 else 0
+            )  # workers with a share each: only all of them know the order
+            self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
+        self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
+        batches = iter(self._torch_loader)
+        yield from islice(self._received(batches), skipped, None)
+
+    def _received(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                self._torch_loader = None  # its workers are lost
+                raise worker_error(error, self.part.name, self._awaited_rows()) from error
+            if self._keys is not None:
+                self._keys.pending.popleft()
+            yield checked(batch)
+
+    def _awaited_rows(self) -> list[int] | None:
+        """Return the rows of the batch that comes next, if they are known."""
+        if self._keys is None or not self._keys.pending or not self.settings.in_order:
+            return None
+        return list(self.part.row_ids()[self._keys.pending[0]].tolist())
+
+    def _make_torch_loader(self) -> DataLoader[Any]:
+        settings, workers = self.settings, self._num_workers
+        return DataLoader(
+            self._stream if self._stream is not None else PartReader(self.part, self._collate),
+            batch_size=None,  # a key is a whole batch
+            sampler=self._keys,
+            num_workers=workers,
+            collate_fn=identity,
+            pin_memory=self.pin_memory,
+            timeout=settings.timeout if workers else 0,
+            worker_init_fn=self._start_worker,
+            multiprocessing_context=settings.multiprocessing_context if workers else None,
+            generator=torch.Generator(),  # its own: without one, each epoch draws from the run's stream
+            prefetch_factor=settings.prefetch_factor if workers else None,
+            persistent_workers=bool(workers) and settings.persistent_workers is not False,
+            in_order=settings.in_order,
+        )
+
+
+class _Keys:
+    """What the DataLoader takes for a sampler: (epoch, rows) of each batch from `position` on."""
+
+    def __init__(self, order: RowOrder) -> None:
+        self.order = order
+        self.position = (0, 0)
+        self.pending: deque[Tensor] = deque()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        epoch, start = self.position
+        self.pending.clear()
+        for rows in self.order.batches(epoch, start):
+            self.pending.append(rows)
+            yield epoch, rows.numpy()  # a tensor would travel through shared memory, at ten times the cost
+
+
+def _check_options(part: Part, settings: LoaderSettings, has_sampler: bool, has_batch_sampler: bool) -> None:
+    where = f"loader ({part.name})"
+    if has_sampler and has_batch_sampler:
+        raise ConfigError(f"{where}: sampler and batch_sampler exclude each other; keep one")
+    chosen = "batch_sampler" if has_batch_sampler else "sampler" if has_sampler else None
+    if chosen and settings.shuffle:
+        raise ConfigError(f"{where}: {chosen} decides the order; leave out shuffle: true")
+    if has_batch_sampler and settings.drop_last:
+        raise ConfigError(f"{where}: batch_sampler decides what a batch is; leave out drop_last: true")
+    if part.is_iterable and (chosen or settings.shuffle):
+        raise ConfigError(
+            f"{where}: dataset {part.dataset_name} is iterable, in its own order; leave out {chosen or 'shuffle: true'}"
+        )
+
+
+def _usable_workers(part: Part, wanted: int) -> int:
+    """Return how many workers can read `part`: one, if each of several would read all of an iterable dataset."""
+    if part.is_iterable and wanted > 1 and not getattr(part.dataset, "is_sharded", False):
+        logging.getLogger("keel").info(
+            "%s: 1 loader worker instead of %d, as each would read all of iterable dataset %s; "
+            "if it gives every worker a share (torch.utils.data.get_worker_info), let it say is_sharded = True",
+            part.name, wanted, part.dataset_name,
+        )  # fmt: skip
+        return 1
+    return wanted
+
+
+def _check_not_empty(loader: Loader) -> None:
+    try:
+        count = len(loader)
+    except TypeError:
+        return
+    if count == 0:
+        settings = loader.settings
+        why = f", batch_size {settings.batch_size}, drop_last" if settings.drop_last else ""
+        raise DataError(
+            f"{loader.part.name}: {len(loader.part)} rows{why}: 0 batches"
+            + ("; use a smaller loader.batch_size or loader.drop_last=false" if settings.drop_last else "")
+        )

@@ -1,0 +1,106 @@
+"""In which order rows are read: a function of (seed, epoch) that can start at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from src.data.part import ORDER_STREAM, Part
+from src.data.settings import LoaderSettings
+from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
+
+MakeSampler = Callable[[Part, Generator], Iterable[Any]]
+"""Makes the sampler of one epoch from the part and a generator seeded by (seed, epoch)."""
+
+
+class RowOrder:
+    """The batches of row numbers of each epoch.
+
+    Args:
+        part: Map-style part whose rows are ordered; row numbers are positions within it.
+        settings: `batch_size` and `drop_last`.
+        shuffle: A new permutation each epoch, otherwise 0, 1, 2, ...
+        seed: With the epoch, it alone decides the order; no global stream is drawn from.
+        sampler: Yields row numbers instead.
+        batch_sampler: Yields lists of row numbers instead, as they are.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        settings: LoaderSettings,
+        shuffle: bool,
+        seed: int,
+        sampler: MakeSampler | None = None,
+        batch_sampler: MakeSampler | None = None,
+    ) -> None:
+        self.part = part
+        self.batch_size = settings.batch_size
+        self.drop_last = settings.drop_last
+        self.shuffle = shuffle
+        self.seed = seed
+        self.make_sampler = batch_sampler or sampler
+        self.yields_batches = batch_sampler is not None
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch; a `TypeError` says that the sampler has no length."""
+        if self.make_sampler is None:
+            return num_batches(len(self.part), self.batch_size, self.drop_last)
+        length = len(self._sampler(0))  # type: ignore[arg-type]
+        return length if self.yields_batches else num_batches(length, self.batch_size, self.drop_last)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Tensor]:
+        """Yield the row numbers of each batch, int64 [batch_size], from batch number `start` on."""
+        if self.make_sampler is not None:
+            yield from islice(self._sampled(epoch), start, None)
+            return
+        num_rows = len(self.part)
+        end = num_rows - num_rows % self.batch_size if self.drop_last else num_rows
+        order = torch.randperm(num_rows, generator=self._generator(epoch)) if self.shuffle else None
+        for first in range(start * self.batch_size, end, self.batch_size):
+            last = min(first + self.batch_size, end)
+            yield torch.arange(first, last) if order is None else order[first:last]
+
+    def _generator(self, epoch: int) -> Generator:
+        return Generator().manual_seed(mix_seed(ORDER_STREAM, self.seed, epoch))
+
+    def _sampler(self, epoch: int) -> Iterable[Any]:
+        assert self.make_sampler is not None
+        with forked_rng(mix_seed(ORDER_STREAM, self.seed, epoch)):
+            sampler = self.make_sampler(self.part, self._generator(epoch))
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        return sampler
+
+    def _sampled(self, epoch: int) -> Iterator[Tensor]:
+        drawn = _drawn(self._sampler(epoch), mix_seed(ORDER_STREAM, self.seed, epoch), self.batch_size)
+        for chunk in drawn:
+            if self.yields_batches:
+                yield from (torch.as_tensor(rows) for rows in chunk)
+            elif len(chunk) == self.batch_size or not self.drop_last:
+                yield torch.as_tensor(chunk)
+
+
+def _drawn(source: Iterable[Any], seed: int, size: int) -> Iterator[list[Any]]:
+    """Yield the items of `source` in lists of `size`; what it draws from the global streams it draws from its own."""
+    state: dict[str, Any] = {}
+    items: Iterator[Any] | None = None
+    while True:
+        with forked_rng(seed if not state else None):
+            if state:
+                set_rng_state(state)
+            items = items if items is not None else iter(source)
+            chunk = list(islice(items, size))
+            state = {**rng_state(), "cuda": []}
+        if not chunk:
+            return
+        yield chunk
+
+
+def num_batches(num_rows: int, batch_size: int, drop_last: bool) -> int:
+    """Return how many batches `num_rows` make."""
+    return num_rows // batch_size if drop_last else -(-num_rows // batch_size)

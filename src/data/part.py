@@ -1,0 +1,183 @@
+"""A part of the data (train, val, test_noisy, ...): rows of a dataset and what is done to each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+
+from src.utils.errors import DataError, KeelError
+from src.utils.seed import forked_rng, mix_seed, seed_host
+
+Collate = Callable[[list[Any]], Any]
+
+ROW_STREAM, BATCH_STREAM, ORDER_STREAM, LOADER_STREAM = range(4)
+"""First number of every seed drawn in this room, so that rows, batches and orders never share a stream."""
+
+
+class Part:
+    """Named rows of a dataset, each read with its own random stream: the same whoever reads it, and when.
+
+    Args:
+        name: `train`, `val`, `test`, `val_noisy`, ...
+        dataset: Any `torch.utils.data.Dataset`; `src/data/__init__.py` lists what it may offer beyond that.
+        indices: Row numbers of the dataset that belong to this part, int64 [rows]. None means all.
+        transforms: Called in turn on the inputs: the first element of a tuple or list, else the whole sample.
+        seed: Seed of everything random in a row: row 57 of epoch 3 draws the same numbers in every process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Dataset[Any],
+        indices: Tensor | None = None,
+        transforms: Sequence[Callable[[Any], Any]] = (),
+        seed: int = 0,
+    ) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.indices = indices
+        self.transforms = tuple(transforms)
+        self.seed = seed
+        self.is_iterable = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
+        batchwise = all(getattr(transform, "takes_batch", False) for transform in self.transforms)
+        self._read_batch = _batch_reader(dataset) if batchwise else None
+
+    def __len__(self) -> int:
+        """Return the number of rows; a `TypeError` says that the data have no length."""
+        return len(self.indices) if self.indices is not None else len(self.dataset)  # type: ignore[arg-type]
+
+    def row_ids(self) -> Tensor:
+        """Return the row numbers within the dataset, int64 [rows]."""
+        return self.indices if self.indices is not None else torch.arange(len(self))
+
+    def targets(self) -> Tensor:
+        """Return the targets of this part's rows, for samplers and class weights.
+
+        Raises:
+            DataError: The dataset has no attribute `targets`.
+        """
+        targets = getattr(self.dataset, "targets", None)
+        if targets is None:
+            raise DataError(f"{self.name}: dataset {self.dataset_name} offers no `targets`; add that attribute")
+        targets = torch.as_tensor(targets)
+        return targets if self.indices is None else targets[self.indices]
+
+    @property
+    def dataset_name(self) -> str:
+        return type(self.dataset).__name__
+
+    def read(self, epoch: int, rows: Tensor | Sequence[int], collate: Collate | None = None) -> Any:
+        """Return the batch of `rows` (positions within the part, 0 to len - 1) as it is in `epoch`.
+
+        A dataset with `read_batch` answers at once, as long as every transform takes batches. Otherwise samples
+        are read one by one, each with python's, numpy's and torch's random streams seeded by (seed, epoch, row
+        number in the dataset); the caller's streams are left as they were.
+
+        Raises:
+            DataError: A row, a transform or the collation failed; the message names the row.
+        """
+        ids = torch.as_tensor(rows)
+        if self.indices is not None:
+            ids = self.indices[ids]
+        if self._read_batch is not None and collate is None:
+            try:
+                return self.transformed(self._read_batch(ids))
+            except Exception as error:
+                raise self.error_at(ids.tolist(), error) from error
+        numbers = ids.tolist()
+        with forked_rng():
+            samples = self._read_samples(epoch, numbers)
+            seed_host(mix_seed(BATCH_STREAM, self.seed, epoch, *numbers[:1]))
+            return self.collated(samples, collate, numbers)
+
+    def _read_samples(self, epoch: int, numbers: list[int]) -> list[Any]:
+        fetch_many = getattr(self.dataset, "__getitems__", None)
+        samples: Sequence[Any] = ()
+        if fetch_many:
+            seed_host(mix_seed(BATCH_STREAM, self.seed, epoch, *numbers[:1]))
+            try:
+                samples = fetch_many(numbers)
+            except Exception as error:
+                raise self.error_at(numbers, error) from error
+        done = []
+        for position, number in enumerate(numbers):
+            seed_host(mix_seed(ROW_STREAM, self.seed, epoch, number))
+            try:
+                sample = samples[position] if fetch_many else self.dataset[number]
+                done.append(self.transformed(sample))
+            except Exception as error:
+                raise self.error_at([number], error) from error
+        return done
+
+    def transformed(self, sample: Any) -> Any:
+        """Return `sample` with the transforms applied to its inputs."""
+        if not self.transforms:
+            return sample
+        if not isinstance(sample, (tuple, list)):
+            return self._apply(sample)
+        first = self._apply(sample[0])
+        if isinstance(sample, tuple) and hasattr(sample, "_replace"):
+            return sample._replace(**{sample._fields[0]: first})  # type: ignore[attr-defined]
+        return type(sample)((first, *sample[1:]))
+
+    def _apply(self, value: Any) -> Any:
+        for transform in self.transforms:
+            try:
+                value = transform(value)
+            except (KeelError, MemoryError):
+                raise
+            except Exception as error:
+                name = getattr(transform, "__name__", type(transform).__name__)
+                raise DataError(f"transform {name}: {type(error).__name__}: {error}") from error
+        return value
+
+    def collated(self, samples: list[Any], collate: Collate | None, numbers: Sequence[int]) -> Any:
+        """Return `samples`, which are rows `numbers`, as one batch."""
+        try:
+            return (collate or default_collate)(samples)
+        except Exception as error:
+            raise _size_error(self, samples, numbers) or self.error_at(numbers, error) from error
+
+    def error_at(self, numbers: Sequence[int], error: Exception) -> Exception:
+        """Return what a user is told when `error` came up while reading rows `numbers` of the dataset."""
+        if isinstance(error, MemoryError) or (isinstance(error, KeelError) and not isinstance(error, DataError)):
+            return error
+        reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, IndexError) and hasattr(self.dataset, "__len__"):
+            reason += f"; the dataset says that it has {len(self.dataset)} rows"
+        return DataError(f"{self.name} {shown_rows(numbers)} (dataset {self.dataset_name}): {reason}")
+
+
+def shown_rows(numbers: Sequence[int]) -> str:
+    """Return row numbers as text, at most the first five."""
+    listed = ", ".join(str(number) for number in numbers[:5])
+    return f"row{'' if len(numbers) == 1 else 's'} {listed}{', ...' if len(numbers) > 5 else ''}"
+
+
+def _batch_reader(dataset: Dataset[Any]) -> Callable[[Tensor], Any] | None:
+    """Return what reads many rows of `dataset` at once, if there is such a thing."""
+    if type(dataset) is TensorDataset:
+        return partial(_tensor_rows, dataset.tensors)
+    return getattr(dataset, "read_batch", None)
+
+
+def _tensor_rows(tensors: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
+    return [tensor.index_select(0, rows) for tensor in tensors]
+
+
+def _size_error(part: Part, samples: list[Any], numbers: Sequence[int]) -> DataError | None:
+    """Return the error for inputs of different shapes in one batch, if that is what is wrong."""
+    inputs = [sample[0] if isinstance(sample, (tuple, list)) and sample else sample for sample in samples]
+    shapes = [tuple(value.shape) if hasattr(value, "shape") else None for value in inputs]
+    for number, shape in zip(numbers, shapes, strict=True):
+        if shape != shapes[0] and shape is not None and shapes[0] is not None:
+            return DataError(
+                f"{part.name} rows {numbers[0]} and {number} (dataset {part.dataset_name}): sizes "
+                f"{list(shapes[0])} and {list(shape)} in one batch; add the transform Resize, or a loader.collate_fn"
+            )
+    return None
