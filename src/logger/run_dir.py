@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -96,7 +97,8 @@ class RunDir:
             run = cls(_new_folder(parent))
             run.checkpoints.mkdir()
         except (FileExistsError, NotADirectoryError) as error:
-            raise ConfigError(f"trainer.save_dir: {error.filename} is a file; a folder of runs is needed") from error
+            file = next(path for path in (parent, *parent.parents) if path.exists())
+            raise ConfigError(f"trainer.save_dir: {shown_path(file)} is a file; a folder is needed") from error
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(
@@ -142,12 +144,17 @@ class RunDir:
         # A loader worker that outlives a killed run must not hold its lock: the child lets go, the parent keeps it.
         os.register_at_fork(after_in_child=self._forget_lock)
 
+    def close(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self._forget_lock()
+
     def _forget_lock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    close = _forget_lock
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config to `config.yaml`, secrets hidden."""

@@ -31,7 +31,8 @@ def part_and_tag(name: str) -> tuple[str, str]:
 class TensorBoard(Sink):
     """Writes all numbers of one call and part as one event, about 15 microseconds for five of them.
 
-    The axis of a chart counts epochs where whole epochs were logged, and steps otherwise.
+    Every chart counts steps along its axis, so that none folds back however often a run is stopped, extended or
+    evaluated, and charts can be linked by step; the chart `epoch` tells how many epochs a step is.
 
     Args:
         folder: Where the folders of the parts go.
@@ -58,14 +59,15 @@ class TensorBoard(Sink):
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         """Write numbers; those of an epoch can be seen at once, those of a step within two seconds."""
         is_of_step = any(name.startswith("step/") for name in values)
-        x = step if is_of_step or epoch is None else epoch
         by_part: dict[str, Any] = {}
+        if epoch is not None and not is_of_step:
+            values = {**values, "epoch": epoch}
         for name, value in values.items():
             part, tag = part_and_tag(name)
             summary = by_part.setdefault(part, self._proto.Summary())
             summary.value.add(tag=tag, simple_value=value)
         for part, summary in by_part.items():
-            self._file(part).write(summary, x)
+            self._file(part).write(summary, step)
         if not is_of_step:
             self._lay_out(values)
         if not is_of_step or time.monotonic() - self._flushed_at > FLUSH_EVERY_S:

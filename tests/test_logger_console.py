@@ -1,0 +1,138 @@
+"""Laws of the console: readable in a terminal, in a file, and when nobody reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.logger.console import (
+    EpochLines,
+    bar_text,
+    closing_summary,
+    duration,
+    log_to_file,
+    number,
+    progress_bar,
+    setup_console,
+)  # fmt: skip
+from tests.conftest import ROOT
+
+TALK = """
+import sys, logging
+from src.logger.console import LOG, progress_bar, setup_console
+setup_console()
+bar = progress_bar(2000)
+for step in range(2000):
+    LOG.info("line %d ▼", step)
+    bar.update(1)
+print("a print of the user's")
+print("still training", file=sys.stderr)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quiet_after() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = list(root.handlers), logging.getLogger("src").level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        root.removeHandler(handler)
+        handler.close()
+    logging.getLogger("src").setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.mark.parametrize("shell", ["{} | head -n 1", "{} >&-", "{} > /dev/null", "{} > /dev/full"])
+def test_training_goes_on_when_nobody_reads(shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "talk.py"
+    script.write_text(TALK, encoding="utf-8")
+    command = "set -o pipefail; " + shell.format(f"{sys.executable} {script}")
+    ran = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "still training\n")
+    assert "head" not in shell or ran.stdout == "line 0 ▼\n"
+
+
+def test_an_ascii_terminal_shows_arrows_as_codes(tmp_path: Path) -> None:
+    script = tmp_path / "talk.py"
+    script.write_text(TALK, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": ".", "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run([sys.executable, script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and "line 0 \\u25bc" in ran.stdout
+
+
+def test_the_bar_is_silent_unless_standard_error_is_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(10) as bar:
+        bar.update(1)
+        bar.set_postfix_str(bar_text({"loss": 0.5, "lr": 1e-3, "samples_per_s": 5210.0}), refresh=False)
+    assert capsys.readouterr().err == ""
+    assert bar_text({"step/loss": 0.5, "lr": 1e-3, "samples_per_s": 5210.0}) == "loss 0.5000  lr 1.0e-03  5,210/s"
+
+
+def test_lines_go_to_console_and_file_and_no_name_can_fake_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_console()
+    log_to_file(tmp_path / "log.txt")
+    log = logging.getLogger("src.trainer.trainer")
+    log.info("run %s", "x\x1b[2J\r\nINFO done")
+    log.debug("not this")
+    logging.getLogger("some.library").info("nor this")
+    logging.getLogger("some.library").warning("but this")
+    assert capsys.readouterr().out == "run x\\x1b[2J\\r\n  INFO done\nwarning: but this\n"
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line[24:] for line in lines] == ["INFO    run x\\x1b[2J\\r", "", "WARNING but this"]
+    assert lines[1] == "  INFO done"
+
+
+def test_quiet_shows_warnings_only_and_keeps_the_file_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_console(quiet=True)
+    log_to_file(tmp_path / "log.txt")
+    logging.getLogger("src").info("epoch 1")
+    logging.getLogger("src").error("broken")
+    assert capsys.readouterr().out == "error: broken\n"
+    assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
+
+
+def test_epoch_lines_are_aligned_and_say_better_worse_and_best() -> None:
+    lines = EpochLines(epochs=10, monitor="max val/reward")
+    first = {"train/loss": 1.0, "val/loss": 0.5, "val/accuracy": 0.5, "val/reward": 1.0, "val/size": 1.0, "lr": 0.1}
+    second = {"train/loss": 0.9, "val/loss": 0.6, "val/accuracy": 0.6, "val/reward": 0.5, "val/size": 1.5, "lr": 0.1}
+    a, b = lines.line(first, step=10, epoch=9), lines.line(second, step=20, epoch=10, is_best=True)
+    assert a.startswith("epoch  9/10  train  loss 1.000")
+    assert b.startswith(
+        "epoch 10/10  train  loss 0.9000   ▼  val  loss 0.6000   △  accuracy 0.6000   ▲  reward 0.5000   ▽"
+    )
+    assert "size 1.500    ↑" in b
+    assert b.endswith("lr 1.0e-01   * best")
+    assert [a.index(name) for name in ("loss", "accuracy", "size", "lr")] == [
+        b.index(name) for name in ("loss", "accuracy", "size", "lr")
+    ]
+    assert EpochLines().line({"val/loss": float("nan")}, step=500).startswith("step     500  val  loss nan")
+
+
+def test_the_closing_summary_ends_with_the_next_two_commands(tmp_path: Path) -> None:
+    run = tmp_path / "my runs" / "digits" / "1121_0407"
+    lines = closing_summary(run, seconds=187, best={"val/loss": 0.12345}, best_epoch=7).splitlines()
+    assert lines[0] == "done in 3 min 07 s"
+    assert lines[1] == f"best:  val/loss 0.1235 after epoch 7, in '{run}'/checkpoints"
+    assert lines[2] == f"next:  python test.py -r '{run}'"
+    assert lines[3] == f"       tensorboard --logdir '{tmp_path / 'my runs'}'"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0123, "0.01230"), (12.3456, "12.35"), (1234.5, "1234"), (0.0, "0.000")]
+)
+def test_numbers_show_the_digits_that_count(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_durations_are_in_words_of_their_size() -> None:
+    assert [duration(s) for s in (4.21, 59.94, 187, 7500)] == ["4.2 s", "59.9 s", "3 min 07 s", "2 h 05 min"]
