@@ -112,9 +112,7 @@ class Loader:
             self._keys.position = (epoch, start)
         else:
             assert self._stream is not None
-            skipped = (
-                start if self._num_workers > 1 else 0
-            )  # workers with a share each: only all of them know the order
+            skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
             self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
         self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
         batches = iter(self._torch_loader)

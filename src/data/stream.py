@@ -57,7 +57,7 @@ class PartStream(IterableDataset[Any]):
             number = 0
             if first:
                 logging.getLogger("keel").info(
-                    "%s: reading %d samples to get to batch %d; a method seek(num_samples) of dataset %s would skip them",
+                    "%s: reading %d samples to get to batch %d; a method seek(num_samples) of %s would skip them",
                     self.part.name, first, start, self.part.dataset_name,
                 )  # fmt: skip
         with forked_rng(mix_seed(BATCH_STREAM, self.part.seed, epoch, shard)):

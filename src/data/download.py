@@ -1,0 +1,70 @@
+"""Fetching a public file once, whole and checked, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+from urllib.request import urlopen
+
+from src.utils.errors import DataError
+
+TIMEOUT_S = 20.0
+CHUNK_BYTES = 1 << 20
+
+
+def download(name: str, mirrors: Sequence[str], folder: Path, md5: str, max_bytes: int) -> Path:
+    """Return the path of `folder/name` after fetching it from the first mirror that has it.
+
+    The file gets its name once it is whole and its checksum right; until then nothing of that name exists.
+
+    Args:
+        name: File name, appended to each mirror's address.
+        mirrors: Addresses that end in a slash, tried in turn.
+        folder: Is made if need be.
+        md5: Checksum of the right file, 32 hexadecimal digits.
+        max_bytes: A larger answer is refused.
+
+    Raises:
+        DataError: No mirror gave the right file; names what each did, the file and the folder.
+    """
+    failures = []
+    for mirror in mirrors:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", suffix=".part", delete=False) as file:
+                partial = Path(file.name)
+                try:
+                    _fetch(mirror + name, file, md5, max_bytes)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    partial.chmod(0o644)
+                    partial.replace(folder / name)
+                finally:
+                    partial.unlink(missing_ok=True)
+            logging.getLogger("keel").info("downloaded %s to %s", mirror + name, folder)
+            return folder / name
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # URLError is an OSError, a bad address a ValueError
+            failures.append(f"{mirror}: {error}")
+    raise DataError(f"{folder / name}: missing and cannot be downloaded ({'; '.join(failures)}); put the file there")
+
+
+def _fetch(address: str, file: IO[bytes], md5: str, max_bytes: int) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    received = 0
+    with urlopen(address, timeout=TIMEOUT_S) as answer:
+        while chunk := answer.read(CHUNK_BYTES):
+            received += len(chunk)
+            if received > max_bytes:
+                raise ValueError(f"answers with more than {max_bytes} bytes")
+            digest.update(chunk)
+            file.write(chunk)
+    if digest.hexdigest() != md5:
+        raise ValueError(f"wrong checksum: MD5 {digest.hexdigest()} of {received} bytes, expected {md5}")
