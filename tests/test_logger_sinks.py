@@ -86,7 +86,7 @@ def test_train_and_val_share_a_chart_and_one_call_is_one_event_per_part(tmp_path
     sink.scalars({"train/loss": 1.0, "train/acc": 2.0, "val/loss": 3.0, "lr": 0.1}, step=7, epoch=1)
     sink.close()
     assert events(tmp_path) == {
-        "train": [("loss", 7, 1.0), ("acc", 7, 2.0), ("lr", 7, pytest.approx(0.1)), ("epoch", 7, 1.0)],
+        "train": [("loss", 7, 1.0), ("acc", 7, 2.0), ("lr", 7, pytest.approx(0.1)), ("time/epoch", 7, 1.0)],
         "val": [("loss", 7, 3.0)],
     }
     (path,) = (tmp_path / "train").iterdir()

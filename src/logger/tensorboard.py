@@ -32,7 +32,7 @@ class TensorBoard(Sink):
     """Writes all numbers of one call and part as one event, about 15 microseconds for five of them.
 
     Every chart counts steps along its axis, so that none folds back however often a run is stopped, extended or
-    evaluated, and charts can be linked by step; the chart `epoch` tells how many epochs a step is.
+    evaluated, and charts can be linked by step; the chart `time/epoch` tells how many epochs a step is.
 
     Args:
         folder: Where the folders of the parts go.
@@ -61,7 +61,7 @@ class TensorBoard(Sink):
         is_of_step = any(name.startswith("step/") for name in values)
         by_part: dict[str, Any] = {}
         if epoch is not None and not is_of_step:
-            values = {**values, "epoch": epoch}
+            values = {**values, "time/epoch": epoch}
         for name, value in values.items():
             part, tag = part_and_tag(name)
             summary = by_part.setdefault(part, self._proto.Summary())
