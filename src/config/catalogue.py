@@ -16,7 +16,7 @@ class Definition:
     """How a file binds a name."""
 
     how: str
-    """`class`, `def`, `import` or `value`."""
+    """`class`, `def`, `value` (also what `__all__` passes on), or `import`."""
 
     bases: tuple[str, ...] = ()
     """Last names of a class's bases: `Module` for `nn.Module`."""
@@ -61,7 +61,8 @@ def _public_names(file: Path, mtime_ns: int) -> dict[str, Definition]:
     names: dict[str, Definition] = {}
     chosen = _collect(ast.parse(file.read_bytes()).body, file, names)
     if chosen is not None:
-        return {name: names.get(name, Definition("value")) for name in chosen}
+        own = {name: each for name, each in names.items() if each.how != "import"}
+        return {name: own.get(name, Definition("value")) for name in chosen}
     return {name: how for name, how in names.items() if not name.startswith("_")}
 
 

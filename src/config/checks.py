@@ -23,7 +23,8 @@ def check_sections(config: Config, mistakes: Mistakes) -> None:
     _check_parts(config, mistakes)
     _check_loaders(config, mistakes)
     _check_rates(config, mistakes)
-    _check_monitors(config, mistakes)
+    if not mistakes.touch("data", "metrics"):
+        _check_monitors(config, mistakes)
     for path, component in components(config):
         _check_no_code_loading(component.args, (*path, "args"), mistakes)
 
@@ -42,6 +43,7 @@ def components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
     yield from _listed(("metrics",), config.metrics.values())
     yield from _loader_components(config)
     yield from _listed(("hooks",), config.hooks)
+    yield from _listed(("logger", "sinks"), config.logger.sinks)
 
 
 def _loaders(config: Config) -> Iterable[tuple[KeyPath, LoaderSettings]]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from typing import Any
 
 from src.config.catalogue import Definition
+
+WORDS = {"data": "dataset", "transforms": "transform", "metrics": "metric", "hooks": "hook", "sinks": "sink"}
+"""What one component of a kind is called where that is not the name of its section."""
 
 USED_AS_IS = {"transforms": 1, "loss": 2, "metrics": 2, "collate_fn": 1, "worker_init_fn": 1}
 """Kinds of which a plain function is the component itself, and with how many positional arguments it is called."""
@@ -15,6 +19,7 @@ PROVIDED: dict[str, tuple[int, frozenset[str]]] = {
     "optimizer": (1, frozenset({"params"})),
     "lr_scheduler": (1, frozenset({"optimizer", "total_steps", "T_max"})),
     "task": (0, frozenset({"criterion"})),
+    "sinks": (0, frozenset({"run_path"})),
     "sampler": (0, frozenset({"part", "generator", "data_source", "num_samples"})),
     "batch_sampler": (0, frozenset({"part", "generator", "data_source", "num_samples", "sampler"})),
 }
@@ -43,13 +48,19 @@ _BASES: dict[str, str] = {"data": "Dataset", "model": "Module", "loss": "Module"
 _BASES |= {"lr_scheduler": "LRScheduler", "task": "Task", "hooks": "Hook", "metrics": "Metric", "sinks": "Sink"}
 
 
-def looks_like(kind: str, definition: Definition) -> bool:
-    """Guesses from the source text whether a class is of a kind; what the list of known names shows."""
-    if definition.how != "class":
+_NAMES = {"loss": r"\w*(Loss|_loss|entropy|kl_div)\w*", "model": r"(?!\w*Loss|\w*Buffer|\w*Parameter)\w+"}
+_NAMES |= {"sampler": r"(?!Batch)\w*Sampler", "batch_sampler": r"Batch\w*Sampler", "collate_fn": r"\w*collate\w*"}
+
+
+def looks_like(kind: str, name: str, definition: Definition) -> bool:
+    """Guesses from the source text whether something is of a kind: the list of known names shows these."""
+    if not re.fullmatch(_NAMES.get(kind, r"\w+"), name):
         return False
-    wanted = {"update"} if kind == "metrics" else set(_METHODS[kind])
-    by_base = kind in _BASES and any(base.endswith(_BASES[kind]) for base in definition.bases)
-    return by_base or (kind not in ("optimizer", "lr_scheduler", "task") and bool(wanted & set(definition.methods)))
+    if definition.how != "class":
+        return definition.how != "def" or kind in ("loss", "collate_fn")
+    if kind in _BASES and any(base.endswith(_BASES[kind]) for base in definition.bases):
+        return True
+    return kind not in ("optimizer", "lr_scheduler", "task") and not set(_METHODS[kind]).isdisjoint(definition.methods)
 
 
 def is_right_kind(kind: str, part: Any) -> bool:

@@ -19,6 +19,7 @@ def read_layers(path: Path, overrides: Sequence[str], mistakes: Mistakes) -> Nod
 
 def apply_overrides(node: Node, overrides: Sequence[str], mistakes: Mistakes) -> Node:
     """Merges `key.path=value` texts, in order, over a config."""
+    node = _with_task_args(node)
     for number, override in enumerate(overrides, start=1):
         place = f"command line #{number}"
         key_path, equals, text = override.partition("=")
@@ -109,7 +110,7 @@ def _merged_items(below: Node, above: Node, path: tuple[str | int, ...], mistake
 
 def _with_task_args(config: Node) -> Node:
     """Writes `task: {inputs: x}` as `task: {args: {inputs: x}}`: keys of a task without a type are its arguments."""
-    task = config.value.get("task")
+    task = config.value.get("task") if isinstance(config.value, dict) else None
     if task is None or not isinstance(task.value, dict) or {"type", "args"} & task.value.keys():
         return config
     return Node({**config.value, "task": Node({"args": task}, task.place)}, config.place)

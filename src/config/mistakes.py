@@ -20,9 +20,11 @@ class Mistakes:
     def __init__(self, places: Mapping[KeyPath, str] | None = None) -> None:
         self.places: Mapping[KeyPath, str] = places or {}
         self.lines: list[str] = []
+        self._sections: set[str | int] = set()
 
     def add(self, path: KeyPath, what: str) -> None:
         """Notes what is wrong with the value at `path`."""
+        self._sections.update(path[:1])
         self.add_at(f"{place_of(self.places, path)} {dotted(path)}".strip(), what)
 
     def add_at(self, place: str, what: str) -> None:
@@ -30,6 +32,10 @@ class Mistakes:
         line = printable(f"{place}: {what}")
         if line not in self.lines:
             self.lines.append(line)
+
+    def touch(self, *sections: str) -> bool:
+        """Says whether one of these sections has a mistake: what follows from it would only confuse."""
+        return not self._sections.isdisjoint(sections)
 
     def stop_if_any(self) -> None:
         """Raises one `ConfigError` with all mistakes, one a line."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.catalogue import module_file, public_names, source_file
-from src.config.kinds import is_right_kind, looks_like
+from src.config.kinds import USED_AS_IS, WORDS, is_right_kind, looks_like
 from src.config.mistakes import did_you_mean, found, listed, nearest
 from src.utils.errors import ConfigError, KeelError
 from src.utils.paths import PROJECT_ROOT, shown_path
@@ -90,6 +90,7 @@ def trust(packages: Iterable[str]) -> None:
 
 def use_folder(folder: Path | None) -> None:
     """Makes the folder of the config the first home of every kind; `None` forgets it."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry) not in _folders]
     _folders[:] = [folder.resolve()] if folder is not None and folder.resolve() != PROJECT_ROOT else []
 
 
@@ -103,8 +104,9 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     Raises:
         ConfigError: There is no such name, it may not be used, it is of another kind, or its file can't be imported.
     """
+    word = WORDS.get(kind, kind)
     if not isinstance(name, str) or not _NAME.fullmatch(name) or "__" in name:
-        raise ConfigError(f"{kind} {found(name)} is not a name such as `file.Class`")
+        raise ConfigError(f"{word} {found(name)} is not a name such as `file.Class`")
     target = _locate(kind, name)
     if target is None:
         raise ConfigError(_unknown(kind, name))
@@ -116,7 +118,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             raise ConfigError(f"{target.module} has no `{attribute}`") from None
     is_torch_class = isinstance(part, type) and kind in ("model", "loss", "optimizer", "lr_scheduler")
     if not is_right_kind(kind, part) or not (is_torch_class or _comes_from_allowed(part)):
-        raise ConfigError(f"{name} is not a {kind}: it is {_described(part)}")
+        raise ConfigError(f"{name} cannot be used as {word}: it is {_described(part)}")
     return part  # type: ignore[no-any-return]
 
 
@@ -129,14 +131,17 @@ def known_names(kind: str) -> list[str]:
         file = module_file(home)
         if file is None:
             continue
+        public = public_names(file)
         if home in LIBRARIES:
-            names |= dict.fromkeys(name for name in public_names(file) if re.fullmatch(LIBRARIES[home], name))
+            allowed = [name for name in public if re.fullmatch(LIBRARIES[home], name)]
+            names |= dict.fromkeys(name for name in allowed if looks_like(kind, name, public[name]))
         elif file.name == "__init__.py":
             defined = [(each, name) for each, name in _defined_in(file.parent, kind)]
-            shown = [(each, name) for each, name in defined if looks_like(kind, public_names(each)[name])]
-            names |= dict.fromkeys(f"{each.stem}.{name}" for each, name in shown)
+            shown = [(each, name) for each, name in defined if looks_like(kind, name, public_names(each)[name])]
+            names |= dict.fromkeys(f"{each.stem}.{name}" for each, name in shown if name not in names)
         else:
-            names |= dict.fromkeys(name for name, each in public_names(file).items() if each.how in ("class", "def"))
+            own = {name: each.how for name, each in public.items() if each.how != "import"}
+            names |= dict.fromkeys(name for name, how in own.items() if how == "class" or kind in USED_AS_IS)
     return list(names)
 
 
@@ -245,9 +250,7 @@ def _unknown(kind: str, name: str) -> str:
     names = known_names(kind)
     bare = [each.rpartition(".")[2] for each in names]
     close = nearest(name, names) or nearest(name, bare)
-    looked = listed(
-        [*map(shown_path, _folders), *(home.replace(".", "/") if home[:4] == "src." else home for home in HOMES[kind])]
-    )
+    looked = listed([*map(shown_path, _folders), *map(_shown_home, HOMES[kind])])
     for home in HOMES[kind]:
         file = module_file(f"{home}.{name.rpartition('.')[0]}") if "." in name else None
         if file is not None and home not in LIBRARIES:
@@ -260,7 +263,7 @@ def _unknown(kind: str, name: str) -> str:
             f"vouch for a package of your own with `--trust {package}`; looked in {looked}"
         )
     hint = f"; did you mean `{close}`?" if close else ""
-    return f"unknown {kind} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}"
+    return f"unknown {WORDS.get(kind, kind)} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}"
 
 
 def _shown_home(home: str) -> str:

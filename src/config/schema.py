@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest
+from src.config.mistakes import KeyPath, Mistakes, found, nearest
 
 INVALID: Any = type("Invalid", (), {"__repr__": lambda self: "INVALID"})()
 """Stands for a value whose mistake is already noted."""
@@ -37,13 +37,13 @@ def read(annotation: Any, value: Any, path: KeyPath, mistakes: Mistakes, hint: H
     if origin in (Union, types.UnionType):
         chosen = choose_arm(arguments, value)
         if chosen is None:
-            mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}")
+            mistakes.add(
+                path, f"{describe(annotation)} is needed, found {found(value)}{_near_literal(annotation, value)}"
+            )
             return INVALID
         return read(chosen, value, path, mistakes, hint)
     if not fits(annotation, value):
-        close = did_you_mean(value, map(str, arguments)) if origin is Literal and isinstance(value, str) else ""
-        close = close if close.startswith("; did") else ""
-        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{close}")
+        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_near_literal(annotation, value)}")
         return INVALID
     if annotation is float and not math.isfinite(value):
         mistakes.add(path, f"must be finite, found {value}")
@@ -114,6 +114,13 @@ def fits(annotation: Any, value: Any) -> bool:
     if _is_settings(annotation):
         return isinstance(value, Mapping) or (isinstance(value, str) and "type" in annotations_of(annotation))
     return isinstance(value, Mapping)
+
+
+def _near_literal(annotation: Any, value: Any) -> str:
+    arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    words = [str(word) for arm in arms if get_origin(arm) is Literal for word in get_args(arm)]
+    close = nearest(value, words) if isinstance(value, str) else None
+    return f"; did you mean `{close}`?" if close else ""
 
 
 def could_be(annotation: Any, value: Any) -> bool:

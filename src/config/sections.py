@@ -41,7 +41,7 @@ _OTHER_WORDS = {
 
 
 def read_config(values: Mapping[Any, Any], mistakes: Mistakes) -> Config | None:
-    """Reads all sections. Returns `None` when a required one is missing or wrong."""
+    """Reads all sections. Returns `None` when there is too little to go on; then a mistake is noted."""
     ready: dict[str, Any] = {}
     annotations = annotations_of(Config)
     for key, value in values.items():
@@ -57,13 +57,17 @@ def read_config(values: Mapping[Any, Any], mistakes: Mistakes) -> Config | None:
             if key == "task" and isinstance(value, Mapping) and "type" not in value:
                 value = {"type": "Task", **value}
             ready[key] = read(annotations[key], value, (key,), mistakes, hint)
+        if key == "logger" and ready[key] is not INVALID:
+            sinks = read(tuple[Component, ...], ready[key].sinks, (key, "sinks"), mistakes, hint)
+            ready[key] = replace(ready[key], sinks=() if sinks is INVALID else sinks)
     for name in ("name", "data", "model"):
         if name not in values:
             mistakes.add((name,), "missing")
-            ready[name] = INVALID
-    if any(ready[name] is INVALID for name in ("name", "data", "model")):
+    if ready.get("data", INVALID) is INVALID:
         return None
-    return Config(**{key: value for key, value in ready.items() if value is not INVALID}, places=mistakes.places)
+    kept = {key: value for key, value in ready.items() if value is not INVALID}
+    # Stand-ins for what is missing let the other sections be checked; the noted mistakes stop the config later.
+    return Config(**{"name": "unnamed", "model": Component("unnamed"), **kept}, places=mistakes.places)
 
 
 def hint(key: str, path: KeyPath, known: set[str]) -> str:
@@ -158,11 +162,11 @@ def _read_loader(value: Mapping[Any, Any], path: KeyPath, mistakes: Mistakes) ->
         return hint(key, path, known | set(PART_NAMES) if len(path) == 1 else known)
 
     loader: LoaderSettings = read_fields(LoaderSettings, value, path, mistakes, hint_with_parts)
-    samplers = {
-        key: read(Component | None, getattr(loader, key), (*path, key), mistakes, hint)
-        for key in ("sampler", "batch_sampler")
-    }
-    return replace(loader, **{key: each for key, each in samplers.items() if each is not INVALID})
+    samplers: dict[str, Any] = {}
+    for key in ("sampler", "batch_sampler"):
+        component = read(Component | None, getattr(loader, key), (*path, key), mistakes, hint)
+        samplers[key] = None if component is INVALID else component
+    return replace(loader, **samplers)
 
 
 def _read_metrics(value: Any, mistakes: Mistakes) -> Any:
