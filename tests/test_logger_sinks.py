@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from src.logger.csv_file import CSVFile
-from src.logger.logger import Logger, standard_sinks
+from src.logger.logger import Logger, check_sinks, standard_sinks
 from src.logger.pictures import grid
 from src.logger.settings import LoggerSettings
 from src.logger.tensorboard import TensorBoard, part_and_tag
@@ -177,9 +177,13 @@ def test_a_tensor_in_the_logger_is_a_bug_and_numpy_numbers_are_numbers() -> None
 
 
 def test_without_tensorboard_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard.compat.proto", None)
-    with pytest.raises(ConfigError, match=r"install it with `pip install tensorboard`, or set logger\.tensorboard="):
-        new_logger(tmp_path)
+    monkeypatch.setattr("src.logger.tensorboard.find_spec", lambda name: None)
+    for start in (lambda: check_sinks(LoggerSettings()), lambda: new_logger(tmp_path)):
+        with pytest.raises(
+            ConfigError, match=r"install it with `pip install tensorboard`, or set logger\.tensorboard="
+        ):
+            start()
+    check_sinks(LoggerSettings(tensorboard=False))
 
 
 def test_texts_settings_histograms_and_images_can_be_read_back(tmp_path: Path) -> None:

@@ -13,9 +13,19 @@ import numpy as np
 from src.logger.csv_file import CSVFile
 from src.logger.secrets import masked
 from src.logger.settings import LoggerSettings
-from src.logger.tensorboard import TensorBoard
+from src.logger.tensorboard import TensorBoard, check_installed
 
 LOG = logging.getLogger(__name__)
+
+
+def check_sinks(settings: LoggerSettings) -> None:
+    """Find out before a run folder is made whether what the settings switch on is installed.
+
+    Raises:
+        ConfigError: TensorBoard is asked for and not installed.
+    """
+    if settings.tensorboard:
+        check_installed()
 
 
 def standard_sinks(settings: LoggerSettings, run_path: Path) -> list[Any]:

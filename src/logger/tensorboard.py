@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ from src.logger.sink import Sink
 from src.utils.errors import ConfigError
 
 FLUSH_EVERY_S = 2.0
+
+
+def check_installed() -> None:
+    """Say what to do when TensorBoard isn't there.
+
+    Raises:
+        ConfigError: It isn't installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise ConfigError(
+            "logger.tensorboard: the package tensorboard isn't installed; "
+            "install it with `pip install tensorboard`, or set logger.tensorboard=false"
+        )
 
 
 def part_and_tag(name: str) -> tuple[str, str]:
@@ -42,13 +56,9 @@ class TensorBoard(Sink):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.compat.proto import summary_pb2, tensor_pb2  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise ConfigError(
-                "logger.tensorboard: the package tensorboard isn't installed; "
-                "install it with `pip install tensorboard`, or set logger.tensorboard=false"
-            ) from error
+        check_installed()
+        from tensorboard.compat.proto import summary_pb2, tensor_pb2  # type: ignore[import-untyped]
+
         self._proto: Any = summary_pb2
         self._tensor: Any = tensor_pb2.TensorProto
         self._folder = folder

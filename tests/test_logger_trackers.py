@@ -1,0 +1,62 @@
+"""Laws of the trackers, on their offline forms; skipped where they aren't installed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.logger.logger import Logger
+from src.logger.mlflow import MLflow
+from src.logger.run_dir import RunDir
+from src.logger.wandb import WandB
+from src.utils.errors import ConfigError
+
+
+@pytest.mark.parametrize(("sink", "package"), [(WandB, "wandb"), (MLflow, "mlflow")])
+def test_a_missing_tracker_is_named_with_how_to_install_it(
+    sink: type, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=f"{package} isn't installed; `pip install {package}`"):
+        sink(tmp_path)
+
+
+def test_wandb_offline_writes_into_the_run_folder(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    run = RunDir.create(tmp_path, "digits")
+    logger = Logger([WandB(run.path)])
+    logger.hparams({"lr": 0.1, "api_key": "S1"})
+    logger.images("train/inputs", np.zeros((2, 1, 8, 8)), 0)
+    logger.histogram("train/weights", np.arange(9.0), 0)
+    for step in range(1, 4):
+        logger.scalars({"train/loss": 1 / step}, step=step, epoch=step)
+    assert logger.state_dict() == {"WandB": {}}
+    logger.close()
+    (written,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
+    content = written.read_bytes()
+    assert b"train/loss" in content and b"S1" not in content
+
+
+def test_mlflow_in_sqlite_goes_on_after_a_resume_without_duplicates(tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    run = RunDir.create(tmp_path, "digits")
+    logger = Logger([MLflow(run.path)])
+    logger.hparams({f"p{number}": number for number in range(120)})
+    logger.scalars({"train/loss": 1.0, "step/loss": 9.0}, step=10, epoch=1)
+    state = logger.state_dict()
+    logger.scalars({"train/loss": 0.5}, step=20, epoch=2)  # lost: killed here
+    logger = Logger([MLflow(run.path)])
+    logger.load_state_dict(state)
+    for epoch in (2, 3):
+        logger.scalars({"train/loss": 1 / epoch}, step=10 * epoch, epoch=epoch)
+    logger.close()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    history = client.get_metric_history(state["MLflow"]["run_id"], "train/loss")
+    assert [(point.step, point.value) for point in history] == [(10, 1.0), (20, 0.5), (30, pytest.approx(1 / 3))]
+    found = client.get_run(state["MLflow"]["run_id"])
+    assert len(found.data.params) == 120 and "step/loss" not in found.data.metrics
+    assert found.info.status == "FINISHED"
