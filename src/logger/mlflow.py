@@ -19,7 +19,7 @@ class MLflow(Sink):
     bit for bit.
 
     Args:
-        run_dir: The run's folder, filled in by the run.
+        run_path: The run's folder, filled in by the run.
         tracking_uri: Where to; default `sqlite:///<save_dir>/mlflow.db`.
         steps: Write `step/...` too.
 
@@ -27,15 +27,15 @@ class MLflow(Sink):
         ConfigError: mlflow isn't installed.
     """
 
-    def __init__(self, run_dir: Path, tracking_uri: str | None = None, steps: bool = False) -> None:
+    def __init__(self, run_path: Path, tracking_uri: str | None = None, steps: bool = False) -> None:
         try:
             from mlflow import MlflowClient, entities  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             raise ConfigError("logger.sinks: the package mlflow isn't installed; `pip install mlflow`") from error
         self._metric: Any = entities.Metric
         self._param: Any = entities.Param
-        self._client: Any = MlflowClient(tracking_uri or f"sqlite:///{run_dir.resolve().parents[1] / 'mlflow.db'}")
-        self._run_dir = run_dir
+        self._client: Any = MlflowClient(tracking_uri or f"sqlite:///{run_path.resolve().parents[1] / 'mlflow.db'}")
+        self._run_path = run_path
         self._steps = steps
         self._id = ""
         self._written: dict[str, int] = {}
@@ -76,8 +76,8 @@ class MLflow(Sink):
 
     def _run_id(self) -> str:
         if not self._id:
-            name = self._run_dir.parent.name
+            name = self._run_path.parent.name
             experiment = self._client.get_experiment_by_name(name)
             where = experiment.experiment_id if experiment else self._client.create_experiment(name)
-            self._id = self._client.create_run(where, run_name=self._run_dir.name).info.run_id
+            self._id = self._client.create_run(where, run_name=self._run_path.name).info.run_id
         return self._id

@@ -23,7 +23,7 @@ class WandB(Sink):
     step twice, so what a killed run wrote behind its last checkpoint stays as it was; a resumed run repeats it anyway.
 
     Args:
-        run_dir: The run's folder, filled in by the run.
+        run_path: The run's folder, filled in by the run.
         project: Name of the project.
         mode: `offline` keeps everything in the run's folder, `online` sends it at once.
 
@@ -31,7 +31,7 @@ class WandB(Sink):
         ConfigError: wandb isn't installed.
     """
 
-    def __init__(self, run_dir: Path, project: str = "keel", mode: Literal["offline", "online"] = "offline") -> None:
+    def __init__(self, run_path: Path, project: str = "keel", mode: Literal["offline", "online"] = "offline") -> None:
         try:
             import wandb  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
@@ -39,10 +39,10 @@ class WandB(Sink):
         self._wandb: Any = wandb
         self._run: Any = wandb.init(
             project=project,
-            name=run_dir.name,
-            group=run_dir.parent.name,
-            id=f"{run_dir.parent.name}-{run_dir.name}",
-            dir=str(run_dir),
+            name=run_path.name,
+            group=run_path.parent.name,
+            id=f"{run_path.parent.name}-{run_path.name}",
+            dir=str(run_path),
             mode=mode,
             resume="allow" if mode == "online" else None,
             settings=wandb.Settings(console="off", silent=True),
