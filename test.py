@@ -32,12 +32,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = parse(argv)
 
-    from src.config.build import check_components
     from src.config.experiment import build_experiment, evaluation_loader
     from src.config.load import config_from_dict
+    from src.config.signatures import check_components
     from src.trainer.evaluate import autocast, evaluate, predict
     from src.trainer.meters import Meters
     from src.trainer.predictions import write_predictions
+    from src.trainer.rehearse import describe_length
     from src.trainer.resume import best_weights, load_weights, open_checkpoint
     from src.utils.device import find_device
     from src.utils.paths import shown_path
@@ -61,9 +62,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     values = evaluate(experiment.task, experiment.model, loader, Meters(experiment.metrics, device), amp=amp)
     progress = state["progress"]
-    print(
-        f"{name} of {shown_path(run_dir)}, epoch {progress['epoch']}, step {progress['step']}: {count_rows(loader.part)} rows"
-    )
+    at = f"epoch {progress['epoch']}, step {progress['step']}"
+    print(f"{name} of {shown_path(run_dir)}, {at}: {describe_length(loader.part)} rows")
     for key, value in values.items():
         print(f"  {key:<{max(map(len, values))}}  {value:.6g}")
     write_metrics(run_dir / "test_metrics.json", name, values, progress)
@@ -81,11 +81,6 @@ def choose_part(wanted: str | None, parts: Mapping[str, object]) -> str:
         hint = "choose one with --split" if wanted is None else "there are no others"
         raise ConfigError(f"--split {name}: this run has the parts {', '.join(parts)}; {hint}")
     return name
-
-
-def count_rows(part: object) -> str:
-    """Return the number of rows as text."""
-    return f"{len(part):,}" if hasattr(part, "__len__") else "?"
 
 
 def write_metrics(path: Path, part: str, values: Mapping[str, float], progress: Mapping[str, int]) -> None:

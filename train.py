@@ -5,7 +5,9 @@ Nothing heavy is imported before the command line and the config are known to be
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,12 @@ from src.config.command_line import Arguments, parse_training
 from src.utils.command import run_command
 
 if TYPE_CHECKING:
+    from src.config.experiment import Experiment
     from src.config.settings import Config
+    from src.logger.logger import Logger
+    from src.logger.run_dir import RunDir
+
+log = logging.getLogger("src")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,16 +55,22 @@ def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] 
 
 
 def train(config: Config, path: Path | None, state: dict[str, Any] | None, command: Sequence[str]) -> int:
-    """Build everything, train, and return the exit code."""
-    from src.config.build import build, check_components
+    """Build everything, train, and return the exit code.
+
+    Args:
+        config: Of this run.
+        path: Run directory to go on in; None makes a new one.
+        state: Checkpoint to go on from, or None.
+        command: The command line, for the record.
+    """
+    from src.config.signatures import check_components
 
     check_components(config)
 
-    from src.config.experiment import DataMemory, build_experiment, build_optimizers
+    from src.config.experiment import DataMemory, build_experiment, build_hooks, build_optimizers
     from src.logger.console import closing_summary, log_to_file, setup_console
     from src.logger.logger import Logger, standard_sinks
     from src.logger.run_dir import RunDir
-    from src.trainer.hooks import standard_hooks
     from src.trainer.rehearse import rehearse
     from src.trainer.resume import init_weights
     from src.trainer.trainer import Trainer
@@ -76,7 +89,7 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         rehearse(experiment.task, experiment.model, loader, device)
     optimizers, schedules = build_optimizers(config, experiment)
-    hooks = [*standard_hooks(config.logger), *(build("hooks", hook) for hook in config.hooks)]
+    hooks = build_hooks(config)
 
     run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
     logger = Logger(standard_sinks(config.logger, run.path))
@@ -100,9 +113,40 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
         trainer.load_state_dict(state, str(run.path))
     run.write_config(config.as_dict())
     run.write_environment(command, config.seed)
-    trainer.fit()
-    logger.close()
+    log_to_file(run.log_file)
+    introduce(config, experiment, run, logger, is_new=state is None)
+    started_s = time.perf_counter()
+    try:
+        trainer.fit()
+    finally:
+        logger.close()
+    monitor = trainer.monitor
+    best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
+    seconds = time.perf_counter() - started_s
+    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch))
     return 128 + trainer.signal if trainer.signal else 0
+
+
+def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logger, *, is_new: bool) -> None:
+    """Say what is about to run, on the console and to whoever looks at the run later."""
+    from src.logger.secrets import masked
+    from src.trainer.rehearse import count_parameters, describe_length
+    from src.utils.nested import flatten
+    from src.utils.paths import shown_path
+
+    rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
+    total, trainable = count_parameters(experiment.model)
+    name = type(experiment.model).__name__
+    log.info("run    %s", shown_path(run.path))
+    log.info("data   %s rows", rows)
+    log.info(
+        "model  %s, %s parameters%s", name, f"{total:,}", "" if total == trainable else f", {trainable:,} trainable"
+    )
+    if is_new:
+        values = masked(config.as_dict())
+        logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
+        logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
+        logger.hparams({key: value for key, value in flatten(values).items() if value is not None})
 
 
 if __name__ == "__main__":

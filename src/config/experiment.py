@@ -20,6 +20,7 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.data.split import fit_parts, parts_state
 from src.model.metric import MetricSet
+from src.trainer.hooks import Hook, standard_hooks
 from src.trainer.schedule import Schedule, count_steps
 from src.trainer.task import Criterion, Task
 
@@ -165,6 +166,11 @@ def _build_schedule(
     scheduler = build("lr_scheduler", settings, optimizer, **length)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
+
+
+def build_hooks(config: Config) -> list[Hook]:
+    """Build the watchers: ours as the section `logger` asks for, then the user's."""
+    return [*standard_hooks(config.logger), *(build("hooks", hook) for hook in config.hooks)]
 
 
 class DataMemory:

@@ -87,19 +87,10 @@ class InputImages(Hook):
     def on_fit_start(self, trainer: Trainer) -> None:
         if trainer.progress.step > 0:
             return
-        args, _, _ = trainer.task.open(trainer.first_batch)
+        args, _, _ = trainer.task.open(trainer.train_loader.peek(self.num_images))
         images = args[0] if args else None
-        if (
-            isinstance(images, Tensor)
-            and images.dim() == 4
-            and images.shape[1] in (1, 3)
-            and images.is_floating_point()
-        ):
-            images = images[: self.num_images].float()
-            low, high = images.amin(), images.amax()
-            if low < 0 or high > 1:
-                images = (images - low) / (high - low).clamp_min(1e-12)
-            trainer.logger.images("train/inputs", images.cpu().numpy(), step=0)  # device sync
+        if isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] in (1, 3):
+            trainer.logger.images("train/inputs", images.float().numpy(), step=0)
 
 
 class Histograms(Hook):

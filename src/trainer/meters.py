@@ -21,6 +21,7 @@ class Mean:
     def __init__(self, device: torch.device) -> None:
         self.total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.weight: float | Tensor = 0.0
+        self._lap = (0.0, 0.0)
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add one scalar tensor."""
@@ -31,23 +32,22 @@ class Mean:
         self.weight = self.weight + weight
 
     def compute(self) -> float:
-        """Return the mean so far; nan when nothing was added."""
-        return self.since((0.0, 0.0))
+        """Return the mean so far; 0 when nothing was added. Waits for the device."""
+        return self.total.item() / (float(self.weight) or 1.0)  # device sync
 
-    def read(self) -> tuple[float, float]:
-        """Return (total, weight) so far."""
-        return self.total.item(), float(self.weight)  # device sync
-
-    def since(self, earlier: tuple[float, float]) -> float:
-        """Return the mean of what was added after `read` gave `earlier`."""
-        total, weight = self.read()
-        return (total - earlier[0]) / ((weight - earlier[1]) or 1.0)
+    def lap(self) -> float:
+        """Return the mean of what was added since the last lap. Waits for the device."""
+        total, weight = self.total.item(), float(self.weight)  # device sync
+        mean = (total - self._lap[0]) / ((weight - self._lap[1]) or 1.0)
+        self._lap = (total, weight)
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total.clone(), "weight": self.weight}
+        return {"total": self.total.clone(), "weight": self.weight, "lap": self._lap}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.total.copy_(state["total"])
+        self._lap = tuple(state["lap"])
         weight = state["weight"]
         self.weight = weight.to(self.total.device) if isinstance(weight, Tensor) else weight
 

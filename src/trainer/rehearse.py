@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from src.data.loader import Loader
+from src.data.part import Part
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
-from src.trainer.task import Task
+from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
@@ -33,8 +34,25 @@ def rehearse(task: Task, model: nn.Module, loader: Loader, device: torch.device)
             raise
         except Exception as error:
             raise DataError(f"{loader.part.name}: {_explain(model, batch, error)}") from error
+    _check_labels(task, loader.part, output)
     if not torch.isfinite(output.loss):
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
+
+
+def _check_labels(task: Task, part: Part, output: StepOutput) -> None:
+    """Look at all labels on the host, where the dataset offers them: a GPU reports a wrong one as a crash."""
+    criterion, targets = task.criterion, getattr(part.dataset, "targets", None)
+    if targets is None or not isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return
+    labels, num_classes = part.targets(), output.outputs.shape[1]
+    if labels.dim() == 1 and not labels.is_floating_point():
+        wrong = ((labels < 0) | (labels >= num_classes)) & (labels != criterion.ignore_index)
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            raise DataError(
+                f"{part.name} row {int(part.row_ids()[first])}: label {int(labels[first])} is out of range: the model "
+                f"has {num_classes} outputs, so labels are 0 to {num_classes - 1} ({int(wrong.sum())} such rows)"
+            )
 
 
 def _explain(model: nn.Module, batch: Any, error: Exception) -> str:
@@ -55,3 +73,11 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Return (all, trainable) parameters of a model."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+
+
+def describe_length(part: Part) -> str:
+    """Return the number of rows of a part as text."""
+    try:
+        return f"{len(part):,}"
+    except TypeError:
+        return "unknown"

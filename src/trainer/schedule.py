@@ -65,11 +65,6 @@ class Schedule:
         if self.is_plateau and self.monitor in values:
             self._move(values[self.monitor])
 
-    def rates(self) -> dict[str, float]:
-        """Return the rate of each parameter group: `lr`, or `lr_0`, `lr_1`, ... when there are several."""
-        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        return {"lr": rates[0]} if len(rates) == 1 else {f"lr_{index}": rate for index, rate in enumerate(rates)}
-
     def _move(self, *value: float) -> None:
         assert self.scheduler is not None
         total = getattr(self.scheduler, "total_steps", None)
@@ -109,6 +104,25 @@ LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")
 """What a longer or shorter run changes in a scheduler."""
 
 
+def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
+    """Return the rates by name: `lr`, or `lr_1`, `lr_generator`, ... where there are several groups or optimizers."""
+    rates = {}
+    for name, optimizer in optimizers.items():
+        words = ["lr", name.removeprefix("optimizer").removeprefix(".")]
+        for index, group in enumerate(optimizer.param_groups):
+            words[2:] = [str(index)] if len(optimizer.param_groups) > 1 else []
+            rates["_".join(filter(None, words))] = float(group["lr"])
+    return rates
+
+
+def count_batches(loader: Loader) -> float:
+    """Return the batches of an epoch; infinite for data without a length."""
+    try:
+        return len(loader)
+    except TypeError:
+        return math.inf
+
+
 def count_steps(loader: Loader, settings: TrainerSettings) -> tuple[float, float]:
     """Return (steps per epoch, steps of the whole run); infinite where nothing says how many.
 
@@ -116,8 +130,6 @@ def count_steps(loader: Loader, settings: TrainerSettings) -> tuple[float, float
         loader: Of the training part.
         settings: Of the trainer.
     """
-    try:
-        steps_per_epoch: float = math.ceil(len(loader) / settings.accumulate_steps)
-    except TypeError:  # data without a length
-        steps_per_epoch = math.inf
-    return steps_per_epoch, min(settings.num_epochs * steps_per_epoch, settings.max_steps or math.inf)
+    batches = count_batches(loader)
+    steps_per_epoch = math.ceil(batches / settings.accumulate_steps) if math.isfinite(batches) else math.inf
+    return steps_per_epoch, min(settings.num_epochs * steps_per_epoch, settings.num_steps)

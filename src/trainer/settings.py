@@ -79,3 +79,8 @@ class TrainerSettings:
     def num_epochs(self) -> float:
         """Epochs at which the run ends; infinite when only steps count."""
         return self.epochs or (DEFAULT_EPOCHS if self.max_steps is None else math.inf)
+
+    @property
+    def num_steps(self) -> float:
+        """Steps at which the run ends; infinite when only epochs count."""
+        return self.max_steps or math.inf

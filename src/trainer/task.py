@@ -131,10 +131,7 @@ class Task:
             valid = targets != criterion.ignore_index
             if criterion.weight is not None:
                 return criterion.weight[torch.where(valid, targets, 0)].mul(valid).sum()
-            if targets.dim() > 1:
-                return valid.sum()
-            if criterion.ignore_index >= 0:
-                return valid.sum()
+            return valid.sum(dtype=torch.float32 if targets.device.type == "mps" else torch.float64)
         return float(num_rows(targets if targets is not None else outputs))
 
 

@@ -26,7 +26,7 @@ from src.trainer.memory import OptimizerMemory, Progress, RandomStreams, Statefu
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor, default_monitor
 from src.trainer.nonfinite import explain_nonfinite
-from src.trainer.schedule import Schedule
+from src.trainer.schedule import Schedule, count_batches, learning_rates
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
@@ -102,7 +102,7 @@ class Trainer:
         self.signal: int | None = None
         """The signal that stopped this run, if one did."""
 
-        self._logged = (0.0, 0.0)
+        self._batches_per_epoch = count_batches(train_loader)
         self._stop_reason = ""
         self._saved_step = self._evaluated_step = -1
         self._num_failed_saves = 0
@@ -119,15 +119,17 @@ class Trainer:
             ResourceError: Three saves in a row failed, or the one at the end.
         """
         self._tell("on_fit_start")
-        with StopSignals() as self._signals:
-            while not self.is_finished and not self._must_stop():
-                self._train_epoch()
-            self.signal = self._signals.received
-        if self.signal is None:
-            self._judge_the_end()
-        if self._saved_step != self.progress.step or self.is_best:
-            self._save(is_last_chance=True)
-        self._tell("on_fit_end")
+        try:
+            with StopSignals() as self._signals:
+                while not self.is_finished and not self._must_stop():
+                    self._train_epoch()
+                self.signal = self._signals.received
+            if self.signal is None and self._evaluated_step != self.progress.step:  # the end fell between evaluations
+                self._log(self._evaluate())
+            if self._saved_step != self.progress.step or self.is_best:
+                self._save(is_last_chance=True)
+        finally:
+            self._tell("on_fit_end")
         return self.values
 
     def _train_epoch(self) -> None:
@@ -142,7 +144,7 @@ class Trainer:
             if self.ema:
                 self.ema.update()
             self._after_step()
-            if self._must_stop() or (self.progress.step >= self._max_steps and not self._is_epoch_over()):
+            if self._must_stop() or (self.is_finished and self.progress.batch < self._batches_per_epoch):
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
@@ -182,7 +184,6 @@ class Trainer:
         values = self._evaluate() if is_due and not self.settings.eval_every_steps else self._train_values()
         self._log(values, timing)
         self.meters.reset()
-        self._logged = (0.0, 0.0)
         self._tell("on_epoch_end", values)
         if self.is_best or self.progress.epoch % self.settings.save_every_epochs == 0:
             self._save()
@@ -202,11 +203,6 @@ class Trainer:
         self._tell("on_evaluation_end", values)
         return values
 
-    def _judge_the_end(self) -> None:
-        """Evaluate once more when the run ended between two evaluations."""
-        if self._evaluated_step != self.progress.step:
-            self._log(self._evaluate())
-
     def _train_values(self) -> dict[str, float]:
         """Return the means over the epoch so far; nothing when it has not begun."""
         if self.meters.num_batches == 0:
@@ -217,11 +213,10 @@ class Trainer:
         return values
 
     def _log_step(self) -> None:
-        loss = self.meters.loss.since(self._logged)
+        loss = self.meters.loss.lap()  # device sync
         if not math.isfinite(loss):
             raise NumericsError(self._explain(loss))
-        self._logged = self.meters.loss.read()
-        values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in self.rates().items()}
+        values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in learning_rates(self.optimizers).items()}
         if self.step.grad_norm is not None:
             values["step/grad_norm"] = float(self.step.grad_norm)  # device sync
         self.logger.scalars(values, step=self.progress.step)
@@ -229,7 +224,7 @@ class Trainer:
 
     def _log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
         self.values = dict(values)
-        shown = {**values, **self.rates(), **(timing or {})}
+        shown = {**values, **learning_rates(self.optimizers), **(timing or {})}
         self.logger.scalars(shown, step=self.progress.step, epoch=self.progress.epoch)
         self._tell("on_log", shown, self.progress.epoch)
         if self.monitor.is_exhausted and not self._stop_reason:
@@ -283,15 +278,6 @@ class Trainer:
             "rng": RandomStreams(),
         }
 
-    def rates(self) -> dict[str, float]:
-        """Return the learning rates by name: `lr`, or with the optimizer's name or group where there are several."""
-        named = {name: [float(group["lr"]) for group in o.param_groups] for name, o in self.optimizers.items()}
-        return {
-            "_".join(["lr", *([name] if len(named) > 1 else []), *([str(i)] if len(rates) > 1 else [])]): rate
-            for name, rates in named.items()
-            for i, rate in enumerate(rates)
-        }
-
     def stop(self, reason: str) -> None:
         """End the run after the step in progress."""
         self._stop_reason = reason
@@ -299,17 +285,7 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """Whether all epochs or steps are done."""
-        return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self._max_steps
-
-    @property
-    def _max_steps(self) -> float:
-        return self.settings.max_steps or math.inf
-
-    def _is_epoch_over(self) -> bool:
-        try:
-            return self.progress.batch >= len(self.train_loader)
-        except TypeError:  # data without a length end when they end
-            return False
+        return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self.settings.num_steps
 
     def _must_stop(self) -> bool:
         return self._signals.received is not None or bool(self._stop_reason) or self.monitor.is_exhausted
@@ -319,4 +295,4 @@ class Trainer:
             getattr(hook, event)(self, *args)
 
     def _explain(self, loss: float, batch: Any = None) -> str:
-        return explain_nonfinite(loss, self.progress.step + 1, self.rates(), batch)
+        return explain_nonfinite(loss, self.progress.step + 1, learning_rates(self.optimizers), batch)
