@@ -17,7 +17,17 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from src.model.accumulate import ClassCounts, Derived, KeptRows, MeanMetric, Metric, Residuals, State, class_counts
+from src.model.accumulate import (
+    ClassCounts,
+    Derived,
+    KeptRows,
+    MeanMetric,
+    Metric,
+    Residuals,
+    State,
+    class_counts,
+    exact,
+)
 from src.model.loss import mae, mse
 from src.model.object_metric import ObjectMetric
 from src.model.sklearn_metric import sklearn_value
@@ -73,7 +83,7 @@ def top_k_accuracy(outputs: Tensor, targets: Tensor, k: int = 5) -> Tensor:
         outputs: Logits [N, K, *].
         targets: Class ids [N, *].
     """
-    return (outputs.topk(k, dim=1).indices == targets.unsqueeze(1)).any(dim=1).double().mean()
+    return exact((outputs.topk(k, dim=1).indices == targets.unsqueeze(1)).any(dim=1)).mean()
 
 
 def r2(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -90,19 +100,20 @@ def r2(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _accuracy(counts: Tensor) -> Tensor:
+    counts = exact(counts)
     return counts[0].sum() / counts[2].sum()
 
 
 def _precision(counts: Tensor, average: Average) -> Tensor:
-    return _averaged(counts[0] / counts[1].clamp(min=1), counts, average)
+    return _averaged(exact(counts[0]) / counts[1].clamp(min=1), counts, average)
 
 
 def _recall(counts: Tensor, average: Average) -> Tensor:
-    return _averaged(counts[0] / counts[2].clamp(min=1), counts, average)
+    return _averaged(exact(counts[0]) / counts[2].clamp(min=1), counts, average)
 
 
 def _f1(counts: Tensor, average: Average) -> Tensor:
-    return _averaged(2 * counts[0] / (counts[1] + counts[2]).clamp(min=1), counts, average)
+    return _averaged(exact(2 * counts[0]) / (counts[1] + counts[2]).clamp(min=1), counts, average)
 
 
 def _averaged(per_class: Tensor, counts: Tensor, average: Average) -> Tensor:
@@ -110,7 +121,7 @@ def _averaged(per_class: Tensor, counts: Tensor, average: Average) -> Tensor:
     if average == "none":
         return per_class
     weights = counts[2] if average == "weighted" else (counts[1] + counts[2] > 0)
-    return (per_class.double() * weights).sum() / weights.sum()
+    return (per_class * weights).sum() / weights.sum()
 
 
 def _r2(residuals: Tensor) -> Tensor:
