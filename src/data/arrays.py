@@ -83,9 +83,7 @@ def _load(text: str) -> np.ndarray[Any, Any]:
                 name = loaded.files[0]
             if name not in loaded.files:
                 known = ", ".join(loaded.files)
-                raise DataError(
-                    f"{where}: name one of its arrays, such as {file}:{loaded.files[0]}; has {loaded.files}"
-                )
+                raise DataError(f"{where}: no array {name!r}; name one as {file}:NAME, of {known}")
             return np.asarray(loaded[name])
     except DataError:
         raise

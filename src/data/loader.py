@@ -16,7 +16,7 @@ from src.data.order import MakeSampler, RowOrder, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.settings import LoaderSettings
 from src.data.stream import PartStream
-from src.data.worker import PartReader, WorkerStart, checked, identity, worker_error
+from src.data.worker import PartReader, WorkerStart, checked, identity, watched_workers, worker_error
 from src.utils.errors import ConfigError, DataError
 from src.utils.seed import mix_seed
 
@@ -115,18 +115,24 @@ class Loader:
             skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
             self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
         self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
-        batches = iter(self._torch_loader)
+        with watched_workers():
+            batches = iter(self._torch_loader)
         yield from islice(self._received(batches), skipped, None)
 
     def _received(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             try:
-                batch = next(batches)
+                with watched_workers():
+                    batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:
                 self._torch_loader = None  # its workers are lost
-                raise worker_error(error, self.part.name, self._awaited_rows()) from error
+                processes = getattr(batches, "_workers", ())
+                told = worker_error(error, processes, self.part.name, self._awaited_rows())
+                for process in processes:
+                    process.terminate()  # one that hangs would be waited for
+                raise told from error
             if self._keys is not None:
                 self._keys.pending.popleft()
             yield checked(batch)

@@ -7,12 +7,16 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data._utils import signal_handling
 
 from src.data.part import Collate, Part, shown_rows
 from src.utils.errors import KeelError, WorkerError
@@ -60,6 +64,9 @@ class PartReader(Dataset[Any]):
             return Failure.of(error)
 
 
+_error_if_any_worker_fails: Callable[[], None] = vars(signal_handling)["_error_if_any_worker_fails"]
+
+
 def identity(batch: Any) -> Any:
     """Return `batch`: it is collated already."""
     return batch
@@ -89,30 +96,52 @@ def _end_on_parents_word(parent: int) -> None:
     os._exit(0)
 
 
-def worker_error(error: RuntimeError, part_name: str, rows: list[int] | None = None) -> Exception:
-    """Return what a user is told when torch reports a dead or silent worker; other errors are returned as they are.
+@contextmanager
+def watched_workers() -> Iterator[None]:
+    """Raise a `RuntimeError` in this block if a worker dies, or died before.
+
+    torch's own handler of SIGCHLD raises wherever the training process happens to be: in a step, or in a save.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are none of its business
+        return
+    previous = signal.signal(signal.SIGCHLD, lambda *_: _error_if_any_worker_fails())
+    try:
+        _error_if_any_worker_fails()
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
+
+
+def worker_error(
+    error: Exception, processes: Sequence[BaseProcess], part_name: str, rows: list[int] | None = None
+) -> Exception:
+    """Return what a user is told when a worker died or is silent; any other error is returned as it is.
 
     Args:
-        error: What the DataLoader raised.
+        error: What the DataLoader raised. When a worker dies with a batch half sent, that is a broken connection.
+        processes: The workers.
         part_name: Part that was being read.
         rows: Rows of the batch that was waited for, if known.
     """
-    text = str(error)
     where = f"{part_name}: " if rows is None else f"{part_name} {shown_rows(rows)}: "
-    if timed_out := re.search(r"timed out after (\S+) seconds", text):
+    if timed_out := re.search(r"timed out after (\S+) seconds", str(error)):
         return WorkerError(
             f"{where}no batch from a loader worker for {timed_out[1]} s; "
             "raise loader.timeout if the data are slow, or find the hanging read with loader.num_workers=0"
         )
-    if killed := re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (is killed by signal: ([^.]*)|exited)", text):
-        fate = f"was killed by signal {killed[3]}" if killed[3] else "ended unexpectedly"
-        return WorkerError(f"{where}loader worker (process {killed[1]}) {fate}; {_advice(text)}")
-    return error
+    if not isinstance(error, (ConnectionError, EOFError)) and "DataLoader worker" not in str(error):
+        return error
+    wait([process.sentinel for process in processes], timeout=1)
+    codes = {process.pid: process.exitcode for process in processes if process.exitcode}
+    pid, code = next(iter(codes.items()), (None, 0))
+    fate = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else "ended unexpectedly"
+    return WorkerError(f"{where}loader worker {pid or ''} {fate}; {_advice(-(code or 0), str(error))}")
 
 
-def _advice(text: str) -> str:
-    if "Bus error" in text or "shared memory" in text:
+def _advice(killer: int, text: str) -> str:
+    if killer == signal.SIGBUS or "shared memory" in text:
         return "shared memory is full: see `df /dev/shm`; use fewer loader.num_workers, or docker's --shm-size"
-    if "Killed" in text:
+    if killer == signal.SIGKILL:
         return "often memory ran out: use fewer loader.num_workers or a smaller loader.prefetch_factor"
     return "loader.num_workers=0 shows the error in the training process"
