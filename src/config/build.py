@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from src.config.kinds import USED_AS_IS
+from src.config.references import with_values
 from src.config.registry import find
 from src.config.settings import Component, Config
 from src.data.loader import Loader
@@ -17,7 +17,9 @@ from src.data.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
 
 
-def build(kind: str, component: Component, *args: Any, **provided: Any) -> Any:
+def build(
+    kind: str, component: Component, *args: Any, available: Mapping[str, object] | None = None, **provided: Any
+) -> Any:
     """Calls what a component names.
 
     A plain function of a kind that is itself a function (loss, metrics, transforms, ...) is not called but returned
@@ -27,13 +29,14 @@ def build(kind: str, component: Component, *args: Any, **provided: Any) -> Any:
         kind: A key of `registry.HOMES`.
         component: Its `args` win over `provided`.
         *args: Leading positional arguments, e.g. the parameters for an optimizer.
+        available: What references such as `${data.num_classes}` find: built objects by the name of their section.
         **provided: What the run knows; passed on as far as the signature has it.
 
     Raises:
         ConfigError: The name is unknown, or the constructor raises. A `KeelError` of the constructor passes unchanged.
     """
     target = find(kind, component.type)
-    given = copy.deepcopy(dict(component.args))  # a constructor that changes its arguments must not change the config
+    given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
     given = {**_wanted(target, provided, given), **given}
     if kind in USED_AS_IS and not isinstance(target, type):
         return functools.partial(target, *args, **given) if args or given else target

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest
+from src.config.references import Reference
 from src.config.settings import Component, Config, ScheduleSettings
 from src.data.settings import LoaderSettings
 
@@ -127,7 +128,7 @@ def _check_loaders(config: Config, mistakes: Mistakes) -> None:
 def _check_rates(config: Config, mistakes: Mistakes) -> None:
     for path, optimizer in named(config.optimizer, "optimizer"):
         lr = optimizer.args.get("lr")
-        if "lr" not in optimizer.args:
+        if "lr" not in optimizer.args or isinstance(lr, Reference):
             continue
         where = (*path, "args", "lr")
         if isinstance(lr, bool) or not isinstance(lr, int | float):

@@ -9,6 +9,7 @@ from typing import Any
 from src.config.checks import check_sections
 from src.config.layers import apply_overrides, read_layers
 from src.config.mistakes import Mistakes
+from src.config.references import resolve
 from src.config.sections import read_config
 from src.config.settings import Config
 from src.config.yaml_file import Node, places, plain
@@ -39,7 +40,7 @@ def config_from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), o
 
 def _checked(tree: Node, mistakes: Mistakes) -> Config:
     mistakes.places = places(tree)
-    config = read_config(plain(tree), mistakes)
+    config = read_config(resolve(plain(tree), mistakes), mistakes)
     if config is not None:
         check_sections(config, mistakes)
     mistakes.stop_if_any()

@@ -25,7 +25,12 @@ class Mistakes:
     def add(self, path: KeyPath, what: str) -> None:
         """Notes what is wrong with the value at `path`."""
         self._sections.update(path[:1])
-        self.add_at(f"{place_of(self.places, path)} {dotted(path)}".strip(), what)
+        self.add_at(f"{self.place(path)} {dotted(path)}".strip(), what)
+
+    def place(self, path: KeyPath) -> str:
+        """Returns where `path`, or else the closest section around it, was written."""
+        lengths = range(len(path), -1, -1)
+        return next((self.places[path[:length]] for length in lengths if path[:length] in self.places), "")
 
     def add_at(self, place: str, what: str) -> None:
         """Notes what is wrong at a place that has no key path."""
@@ -41,14 +46,6 @@ class Mistakes:
         """Raises one `ConfigError` with all mistakes, one a line."""
         if self.lines:
             raise ConfigError("\n".join(self.lines))
-
-
-def place_of(places: Mapping[KeyPath, str], path: KeyPath) -> str:
-    """Returns where `path`, or else the closest section around it, was written."""
-    for length in range(len(path), -1, -1):
-        if path[:length] in places:
-            return places[path[:length]]
-    return ""
 
 
 def dotted(path: KeyPath) -> str:
@@ -75,25 +72,28 @@ def printable(text: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Returns the known word that `word` most likely stands for, if any is close."""
-    lower = word.lower()
-    scored = [
-        (_edits(lower, each.lower()), -difflib.SequenceMatcher(None, lower, each.lower()).ratio(), each)
-        for each in known
-        if each != word
-    ]
-    if not scored:
-        return None
-    edits, ratio, best = min(scored)
-    return best if edits <= 1 or ratio <= -0.6 else None
+    return next(iter(_close(word, known)), None)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns `; did you mean X?`, or the known words when none is close."""
     names = sorted(set(known))
-    close = nearest(word, names)
-    if close is not None:
-        return f"; did you mean `{close}`?"
+    close = _close(word, names)
+    if close:
+        return f"; did you mean {' or '.join(f'`{each}`' for each in close)}?"
     return f"; known: {listed(names)}" if names else ""
+
+
+def _close(word: str, known: Iterable[str]) -> list[str]:
+    """Returns the nearest known word; all that are one edit away, when there are several."""
+    lower = word.lower()
+    scored = sorted(
+        (_edits(lower, each.lower()), -difflib.SequenceMatcher(None, lower, each.lower()).ratio(), each)
+        for each in known
+        if each != word
+    )
+    by_one_edit = [each for edits, _, each in scored if edits <= 1 and edits == scored[0][0]]
+    return by_one_edit or [each for _, ratio, each in scored[:1] if ratio <= -0.6]
 
 
 def listed(names: Iterable[str], limit: int = 30) -> str:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from src.config.mistakes import KeyPath, Mistakes, found, nearest
+from src.config.references import Reference
 
 INVALID: Any = type("Invalid", (), {"__repr__": lambda self: "INVALID"})()
 """Stands for a value whose mistake is already noted."""
@@ -31,6 +32,8 @@ def read(annotation: Any, value: Any, path: KeyPath, mistakes: Mistakes, hint: H
     """
     if annotation is Any:
         return value
+    if isinstance(value, Reference):  # not below `args`, which is noted already
+        return INVALID
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _read_bounded(arguments, value, path, mistakes, hint)

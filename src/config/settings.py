@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 from src.config.mistakes import KeyPath
+from src.config.references import Reference, escaped
 from src.data.settings import LoaderSettings, SplitSettings
 from src.logger.settings import LoggerSettings
 from src.trainer.settings import TrainerSettings
@@ -165,10 +165,14 @@ def _data_dict(data: DataSettings) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Turns settings into fresh dictionaries, lists and scalars."""
+    if isinstance(value, Reference):
+        return value.text
+    if isinstance(value, str):
+        return escaped(value)
     if hasattr(value, "__dataclass_fields__"):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(child) for child in value]
-    return copy.copy(value)
+    return value

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from src.config.checks import components
 from src.config.kinds import PROVIDED, USED_AS_IS
 from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest
+from src.config.references import Reference
 from src.config.registry import HOMES, find
 from src.config.schema import could_be, describe
 from src.config.settings import Component, Config
@@ -61,6 +62,8 @@ def check_arguments(
             close = nearest(str(name), names)
             hint = f"did you mean `{close}`?" if close else f"{called} takes {listed(names) or 'no arguments'}"
             mistakes.add(where, f"unknown argument; {hint}")
+        elif isinstance(value, Reference):
+            continue
         elif name in hints and not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
             mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}")
     provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
