@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = parse(argv)
 
-    from src.config.experiment import build_experiment, evaluation_loader
     from src.config.load import config_from_dict
     from src.config.signatures import check_components
+    from src.experiment import build_experiment, evaluation_loader
     from src.trainer.evaluate import autocast, evaluate, predict
     from src.trainer.meters import Meters
     from src.trainer.predictions import write_predictions

@@ -16,8 +16,8 @@ from src.config.command_line import Arguments, parse_training
 from src.utils.command import run_command
 
 if TYPE_CHECKING:
-    from src.config.experiment import Experiment
     from src.config.settings import Config
+    from src.experiment import Experiment
     from src.logger.logger import Logger
     from src.logger.run_dir import RunDir
 
@@ -67,18 +67,18 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
 
     check_components(config)
 
-    from src.config.experiment import DataMemory, build_experiment, build_hooks, build_optimizers
+    from src.experiment import build_experiment, build_sinks, build_trainer
     from src.logger.console import closing_summary, log_to_file, setup_console
-    from src.logger.logger import Logger, standard_sinks
+    from src.logger.logger import Logger, check_sinks
     from src.logger.run_dir import RunDir
     from src.trainer.rehearse import rehearse
     from src.trainer.resume import init_weights
-    from src.trainer.trainer import Trainer
     from src.utils.device import find_device, make_deterministic
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
 
     setup_console()
+    check_sinks(config.logger)
     device = find_device(config.trainer.device)
     if config.trainer.deterministic:
         make_deterministic()
@@ -88,27 +88,10 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
         init_weights(experiment.model, project_path(config.trainer.init_from))
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         rehearse(experiment.task, experiment.model, loader, device)
-    optimizers, schedules = build_optimizers(config, experiment)
-    hooks = build_hooks(config)
 
     run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
-    logger = Logger(standard_sinks(config.logger, run.path))
-    trainer = Trainer(
-        experiment.task,
-        experiment.model,
-        experiment.loaders["train"],
-        optimizers,
-        config.trainer,
-        schedules=schedules,
-        val_loaders=experiment.val_loaders,
-        metrics=experiment.metrics,
-        logger=logger,
-        checkpoints=run.checkpoints,
-        hooks=hooks,
-        device=device,
-        memory={"data": DataMemory(experiment.parts)},
-        config=config.as_dict(),
-    )
+    logger = Logger(build_sinks(config, run.path))
+    trainer = build_trainer(config, experiment, device, logger, run.checkpoints)
     if state is not None:
         trainer.load_state_dict(state, str(run.path))
     run.write_config(config.as_dict())
@@ -129,9 +112,7 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
 
 def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logger, *, is_new: bool) -> None:
     """Say what is about to run, on the console and to whoever looks at the run later."""
-    from src.logger.secrets import masked
     from src.trainer.rehearse import count_parameters, describe_length
-    from src.utils.nested import flatten
     from src.utils.paths import shown_path
 
     rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
@@ -143,10 +124,9 @@ def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logge
         "model  %s, %s parameters%s", name, f"{total:,}", "" if total == trainable else f", {trainable:,} trainable"
     )
     if is_new:
-        values = masked(config.as_dict())
         logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
         logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
-        logger.hparams({key: value for key, value in flatten(values).items() if value is not None})
+        logger.hparams(config.as_dict())
 
 
 if __name__ == "__main__":

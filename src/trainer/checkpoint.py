@@ -96,7 +96,7 @@ class CheckpointStore:
         with temporary.open("xb") as file:
             writer = _SummingWriter(file)
             try:
-                torch.save(dict(state), writer)
+                torch.save(dict(state), writer)  # type: ignore[arg-type]
             except RuntimeError as error:
                 raise writer.error or error from error  # torch hides a full disk behind a message about positions
             file.flush()

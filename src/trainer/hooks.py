@@ -112,7 +112,7 @@ class Histograms(Hook):
 
     def _write(self, trainer: Trainer, tag: str, values: Tensor) -> None:
         array: np.ndarray[Any, Any] = values.float().cpu().numpy()  # device sync
-        trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.epoch)
+        trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.step)
 
 
 def standard_hooks(settings: LoggerSettings) -> list[Hook]:

@@ -13,19 +13,26 @@ from src.trainer.task import StepOutput
 
 
 class Mean:
-    """A weighted mean of scalars, summed on the device in float64 (float32 on mps, which has nothing wider).
+    """A weighted mean of scalars.
 
-    A weight of 0 marks a value that is itself a sum: then the result is the sum of all values.
+    On the CPU, where reading a tensor costs nothing, the sum is a Python float; elsewhere it stays on the device, in
+    float64 (float32 on mps, which has nothing wider). A weight of 0 marks a value that is itself a sum: then the
+    result is the sum of all values.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.total = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        self.weight: float | Tensor = 0.0
+        self._is_host = device.type == "cpu"
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.total: Any = 0.0 if self._is_host else torch.zeros((), dtype=dtype, device=device)
+        self.weight: Any = 0.0
         self._lap = (0.0, 0.0)
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add one scalar tensor."""
-        if isinstance(weight, Tensor):
+        if self._is_host:
+            weight = float(weight)
+            self.total += value.item() * (weight or 1.0)
+        elif isinstance(weight, Tensor):
             self.total += value.detach() * weight
         else:
             self.total.add_(value.detach(), alpha=weight or 1.0)
@@ -33,23 +40,25 @@ class Mean:
 
     def compute(self) -> float:
         """Return the mean so far; 0 when nothing was added. Waits for the device."""
-        return self.total.item() / (float(self.weight) or 1.0)  # device sync
+        total, weight = self._read()
+        return total / (weight or 1.0)
 
     def lap(self) -> float:
         """Return the mean of what was added since the last lap. Waits for the device."""
-        total, weight = self.total.item(), float(self.weight)  # device sync
+        total, weight = self._read()
         mean = (total - self._lap[0]) / ((weight - self._lap[1]) or 1.0)
         self._lap = (total, weight)
         return mean
 
+    def _read(self) -> tuple[float, float]:
+        return float(self.total), float(self.weight)  # device sync
+
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total.clone(), "weight": self.weight, "lap": self._lap}
+        total, weight = self._read()
+        return {"total": total, "weight": weight, "lap": self._lap}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.total.copy_(state["total"])
-        self._lap = tuple(state["lap"])
-        weight = state["weight"]
-        self.weight = weight.to(self.total.device) if isinstance(weight, Tensor) else weight
+        self.total, self.weight, self._lap = self.total * 0 + state["total"], state["weight"], tuple(state["lap"])
 
 
 class Meters:

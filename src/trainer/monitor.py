@@ -18,7 +18,8 @@ class Monitor:
     """
 
     def __init__(self, spec: str | None, patience: int = 0, min_delta: float = 0.0) -> None:
-        self.mode, self.name = spec.split() if spec else ("min", None)
+        self.mode, _, name = (spec or "min").partition(" ")
+        self.name = name or None
         self.patience = patience
         self.min_delta = min_delta
         self.best: float | None = None

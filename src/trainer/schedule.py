@@ -62,7 +62,7 @@ class Schedule:
 
     def after_evaluation(self, values: Mapping[str, float]) -> None:
         """Give a plateau scheduler its value."""
-        if self.is_plateau and self.monitor in values:
+        if self.is_plateau and self.monitor is not None and self.monitor in values:
             self._move(values[self.monitor])
 
     def _move(self, *value: float) -> None:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.model.accumulate import num_rows
 from src.utils.errors import DataError
 
 Criterion = Callable[..., Tensor]
@@ -41,6 +42,10 @@ class StepOutput:
 
     @property
     def num_rows(self) -> int:
+        """Rows of the batch."""
+        weight = self.weight
+        if type(weight) is float and weight:
+            return int(weight)
         return num_rows(self.outputs if self.targets is None else self.targets)
 
 
@@ -105,7 +110,7 @@ class Task:
         if isinstance(self.criterion, Mapping):
             terms = {name: criterion(outputs, targets) for name, (criterion, _) in self.criterion.items()}
             weighted = [weight * terms[name] for name, (_, weight) in self.criterion.items()]
-            return cast(Tensor, sum(weighted[1:], start=weighted[0])), terms
+            return sum(weighted[1:], start=weighted[0]), terms
         if self.criterion is None:
             raise DataError("there is no `loss` in the config, and the task does not make one")
         if targets is None:
@@ -130,20 +135,10 @@ class Task:
         if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
             valid = targets != criterion.ignore_index
             if criterion.weight is not None:
-                return criterion.weight[torch.where(valid, targets, 0)].mul(valid).sum()
+                weights: Tensor = criterion.weight[torch.where(valid, targets, 0)]
+                return (weights * valid).sum()
             return valid.sum(dtype=torch.float32 if targets.device.type == "mps" else torch.float64)
         return float(num_rows(targets if targets is not None else outputs))
-
-
-def num_rows(batch: Any) -> int:
-    """Return the number of rows of a batch: the length of the first tensor found in it."""
-    if isinstance(batch, Tensor):
-        return batch.shape[0] if batch.dim() else 1
-    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    for value in values:
-        if isinstance(value, (Tensor, Mapping, list, tuple)):
-            return num_rows(value)
-    return len(batch) if hasattr(batch, "__len__") else 1
 
 
 def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:

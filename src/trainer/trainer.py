@@ -261,7 +261,7 @@ class Trainer:
 
     def _collect_memory(self, memory: Mapping[str, Stateful]) -> dict[str, Stateful]:
         """Name everything with a memory. The random streams come last: nothing may draw after they are restored."""
-        hooks = {f"hook_{i}": hook for i, hook in enumerate(self.hooks) if hasattr(hook, "state_dict")}
+        hooks: dict[str, Any] = {f"hook_{i}": hook for i, hook in enumerate(self.hooks) if hasattr(hook, "state_dict")}
         return {
             "model": self.model,
             **({"criterion": self.task.criterion} if isinstance(self.task.criterion, nn.Module) else {}),

@@ -1,10 +1,11 @@
-"""The objects that a config names, built in their fixed order: data, model, task, metrics, optimizers, schedules."""
+"""Words become objects: what a config names, built in its fixed order and put together, for all entry scripts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from src.data.order import MakeSampler
 from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.data.split import fit_parts, parts_state
+from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
 from src.trainer.hooks import Hook, standard_hooks
 from src.trainer.schedule import Schedule, count_steps
 from src.trainer.task import Criterion, Task
+from src.trainer.trainer import Trainer
 
 
 @dataclass
@@ -159,13 +162,42 @@ def _build_schedule(
 ) -> Schedule:
     if settings is None:
         return Schedule(optimizer)
-    length: dict[str, int] = {}
+    length: dict[str, Any] = {}
     if math.isfinite(total_steps):
         moves = total_steps if settings.every == "step" else math.ceil(total_steps / steps_per_epoch)
         length = {"total_steps": int(total_steps), "T_max": int(moves)}
     scheduler = build("lr_scheduler", settings, optimizer, **length)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
+
+
+def build_trainer(
+    config: Config, experiment: Experiment, device: torch.device, logger: Logger, checkpoints: Path
+) -> Trainer:
+    """Build optimizers, schedules and hooks, and introduce everyone to the trainer."""
+    optimizers, schedules = build_optimizers(config, experiment)
+    return Trainer(
+        experiment.task,
+        experiment.model,
+        experiment.loaders["train"],
+        optimizers,
+        config.trainer,
+        schedules=schedules,
+        val_loaders=experiment.val_loaders,
+        metrics=experiment.metrics,
+        logger=logger,
+        checkpoints=checkpoints,
+        hooks=build_hooks(config),
+        device=device,
+        memory={"data": DataMemory(experiment.parts)},
+        config=config.as_dict(),
+    )
+
+
+def build_sinks(config: Config, run_path: Path) -> list[Any]:
+    """Build the places where numbers go: ours as the section `logger` asks for, then the user's."""
+    own = [build("sinks", sink, run_path=run_path) for sink in config.logger.sinks]
+    return [*standard_sinks(config.logger, run_path), *own]
 
 
 def build_hooks(config: Config) -> list[Hook]:
