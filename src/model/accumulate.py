@@ -50,7 +50,7 @@ def num_rows(batch: Any) -> int:
         return num_rows(next(iter(batch.values())))
     if isinstance(batch, (tuple, list)) and batch and not isinstance(batch[0], (int, float, str)):
         return num_rows(batch[0])
-    return len(batch)
+    return len(batch) if hasattr(batch, "__len__") else 1
 
 
 def exact(tensor: Tensor) -> Tensor:

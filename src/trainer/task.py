@@ -133,11 +133,11 @@ class Task:
         if getattr(criterion, "reduction", "mean") == "sum":
             return 0.0
         if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
-            valid = targets != criterion.ignore_index
+            valid: Tensor = targets != criterion.ignore_index
             if criterion.weight is not None:
-                weights: Tensor = criterion.weight[torch.where(valid, targets, 0)]
-                return (weights * valid).sum()
-            return valid.sum(dtype=torch.float32 if targets.device.type == "mps" else torch.float64)
+                weights: Tensor = criterion.weight[torch.where(valid, targets, 0)] * valid
+                return weights.sum()
+            return valid.sum(dtype=torch.float32 if valid.device.type == "mps" else torch.float64)
         return float(num_rows(targets if targets is not None else outputs))
 
 
