@@ -280,6 +280,7 @@ class Trainer:
 
     def stop(self, reason: str) -> None:
         """End the run after the step in progress."""
+        log.info("stopping: %s", reason)
         self._stop_reason = reason
 
     @property
