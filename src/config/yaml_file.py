@@ -36,6 +36,7 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 _BASED_INT = re.compile(r"0x[0-9a-fA-F]{1,64}|0o[0-7]{1,64}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]{1,9})?")
 _LEADING_ZERO = re.compile(r"[-+]?0+[0-9]+")
+_SURROGATES = re.compile(r"(?<!\\)\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _UNDERSCORES = re.compile(r"[-+]?[0-9]+(_[0-9]+)+")
 
 
@@ -75,6 +76,7 @@ def read_file(path: Path, mistakes: Mistakes) -> Node:
         raise ConfigError(f"{name}: larger than 1 MB; a config holds settings, not data")
     if path.suffix == ".json":
         _check_json(text, name)
+        text = _SURROGATES.sub(lambda pair: str(json.loads(f'"{pair[0]}"')), text)  # the one escape YAML lacks
     node = read_text(text, name, mistakes)
     if node is None:
         raise ConfigError(f"{name}: is empty")
