@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.config.load import config_from_dict
+    from src.config.registry import trust, use_recorded_folder
     from src.config.signatures import check_components
     from src.experiment import build_experiment, evaluation_loader
     from src.trainer.evaluate import autocast, evaluate, predict
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     from src.utils.seed import seed_everything
 
     run_dir, state = open_checkpoint(Path(options.run), options.checkpoint)
+    trust(options.trust)
+    use_recorded_folder(state.get("config_folder"))
     config = config_from_dict(state["config"], collect_overrides(options), f"checkpoint of {shown_path(run_dir)}")
     check_components(config)
     device = find_device(config.trainer.device)

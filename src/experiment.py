@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from src.config.build import build, build_parts
-from src.config.registry import find
+from src.config.registry import find, folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.loader import Loader
 from src.data.order import MakeSampler
@@ -190,7 +190,7 @@ def build_trainer(
         hooks=build_hooks(config),
         device=device,
         memory={"data": DataMemory(experiment.parts)},
-        config=config.as_dict(),
+        record={"config": config.as_dict(), "config_folder": folder_to_record()},
     )
 
 

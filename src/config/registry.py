@@ -94,6 +94,18 @@ def use_folder(folder: Path | None) -> None:
     _folders[:] = [folder.resolve()] if folder is not None and folder.resolve() != PROJECT_ROOT else []
 
 
+def folder_to_record() -> str | None:
+    """Returns the folder in use as a checkpoint keeps it: relative to the project, `None` for one outside of it."""
+    inside = [folder for folder in _folders if folder.is_relative_to(PROJECT_ROOT)]
+    return inside[0].relative_to(PROJECT_ROOT).as_posix() if inside else None
+
+
+def use_recorded_folder(recorded: str | None) -> None:
+    """Uses the folder that a checkpoint names, as far as it lies in the project: a checkpoint may be a stranger's."""
+    folder = (PROJECT_ROOT / recorded).resolve() if recorded else PROJECT_ROOT
+    use_folder(folder if folder.is_relative_to(PROJECT_ROOT) and folder.is_dir() else None)
+
+
 def find(kind: str, name: str) -> Callable[..., Any]:
     """Returns the class or function that a config names.
 

@@ -54,7 +54,7 @@ class Trainer:
         hooks: Watchers, called in this order.
         device: Where to compute. Default: the CPU.
         memory: Further objects that go through the checkpoint, by name.
-        config: The resolved config; a copy goes into every checkpoint.
+        record: Plain data that goes into every checkpoint as it is: the resolved config, say.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         device: torch.device | None = None,
         memory: Mapping[str, Stateful] | None = None,
-        config: Mapping[str, Any] | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.task, self.model, self.train_loader = task, model.to(self.device), train_loader
         self.optimizers, self.schedules = dict(optimizers), dict(schedules or {})
-        self.settings, self.config = settings, dict(config or {})
+        self.settings, self.record = settings, dict(record or {})
         self.val_loaders = dict(val_loaders or {})
         self.logger = logger or Logger([])
         self.hooks = list(hooks)
@@ -248,7 +248,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole run as tensors and plain data."""
-        return {"format": FORMAT, "config": self.config, **collect_state(self.stateful)}
+        return {"format": FORMAT, **self.record, **collect_state(self.stateful)}
 
     def load_state_dict(self, state: Mapping[str, Any], where: str = "checkpoint") -> None:
         """Go on where `state` was taken.
