@@ -101,9 +101,13 @@ def folder_to_record() -> str | None:
 
 
 def use_recorded_folder(recorded: str | None) -> None:
-    """Uses the folder that a checkpoint names, as far as it lies in the project: a checkpoint may be a stranger's."""
+    """Uses the folder that a checkpoint names if it is one of the project's own.
+
+    A checkpoint may be a stranger's, and so may be all that came with it into the folder of runs.
+    """
     folder = (PROJECT_ROOT / recorded).resolve() if recorded else PROJECT_ROOT
-    use_folder(folder if folder.is_relative_to(PROJECT_ROOT) and folder.is_dir() else None)
+    is_own = folder.is_relative_to(PROJECT_ROOT) and not folder.is_relative_to(PROJECT_ROOT / "saved")
+    use_folder(folder if is_own and folder.is_dir() else None)
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
