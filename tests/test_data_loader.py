@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -389,7 +392,7 @@ def test_an_iterable_dataset_that_fails_names_the_sample() -> None:
 
 def test_a_worker_that_is_killed_is_reported_at_once_with_advice() -> None:
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"train.*loader worker \d+ was killed by SIGKILL; .*memory"):
+    with pytest.raises(WorkerError, match=r"train: loader worker \d+ was killed by SIGKILL; .*memory"):
         list(loader(Broken(9, "kill"), num_workers=2).batches())
     assert time.monotonic() - started < 5
 
@@ -402,6 +405,23 @@ def test_a_worker_that_hangs_is_reported_with_the_rows_it_was_reading() -> None:
     ):
         list(of.batches())
     assert time.monotonic() - started < 9
+
+
+def test_workers_leave_signals_to_the_training_process_and_end_with_it() -> None:
+    of = loader(Rows(noisy=True), num_workers=2)
+    batches = of.batches(0)
+    read = [next(batches)]
+    workers = active_children()
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker.pid or 0, number)
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # from another process, as to a whole group
+    read += batches
+    assert same(read, epochs(loader(Rows(noisy=True)), (0,)))
+    del of, batches
+    for worker in workers:
+        worker.join(3)
+        assert not worker.is_alive()
 
 
 def test_a_loader_can_be_used_again_after_its_workers_were_lost() -> None:

@@ -127,15 +127,19 @@ class Loader:
             except StopIteration:
                 return
             except (RuntimeError, ConnectionError, EOFError) as error:
-                self._torch_loader = None  # its workers are lost
-                processes = getattr(batches, "_workers", ())
-                told = worker_error(error, processes, self.part.name, self._awaited_rows())
-                for process in processes:
-                    process.terminate()  # one that hangs would be waited for
-                raise told from error
+                raise self._end_workers(batches, error) from error
             if self._keys is not None:
                 self._keys.pending.popleft()
             yield checked(batch)
+
+    def _end_workers(self, batches: Iterator[Any], error: Exception) -> Exception:
+        """Give up the workers and return what a user is told."""
+        self._torch_loader = None
+        processes = getattr(batches, "_workers", ())
+        told = worker_error(error, processes, self.part.name, self._awaited_rows())
+        for process in processes:
+            process.terminate()  # one that hangs would be waited for
+        return told
 
     def _awaited_rows(self) -> list[int] | None:
         """Return the rows of the batch that comes next, if they are known."""

@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -124,19 +124,21 @@ def worker_error(
         part_name: Part that was being read.
         rows: Rows of the batch that was waited for, if known.
     """
-    where = f"{part_name}: " if rows is None else f"{part_name} {shown_rows(rows)}: "
     if timed_out := re.search(r"timed out after (\S+) seconds", str(error)):
+        where = part_name if rows is None else f"{part_name} {shown_rows(rows)}"
         return WorkerError(
-            f"{where}no batch from a loader worker for {timed_out[1]} s; "
+            f"{where}: no batch from a loader worker for {timed_out[1]} s; "
             "raise loader.timeout if the data are slow, or find the hanging read with loader.num_workers=0"
         )
     if not isinstance(error, (ConnectionError, EOFError)) and "DataLoader worker" not in str(error):
         return error
     wait([process.sentinel for process in processes], timeout=1)
+    with suppress(RuntimeError):
+        _error_if_any_worker_fails()  # else torch reports the same death again
     codes = {process.pid: process.exitcode for process in processes if process.exitcode}
     pid, code = next(iter(codes.items()), (None, 0))
     fate = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else "ended unexpectedly"
-    return WorkerError(f"{where}loader worker {pid or ''} {fate}; {_advice(-(code or 0), str(error))}")
+    return WorkerError(f"{part_name}: loader worker {pid or ''} {fate}; {_advice(-(code or 0), str(error))}")
 
 
 def _advice(killer: int, text: str) -> str:
