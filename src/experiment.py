@@ -37,6 +37,8 @@ class Experiment:
     model: nn.Module
     task: Task
     metrics: MetricSet
+    available: Mapping[str, object]
+    """What references such as `${data.num_classes}` find, by section."""
 
     @property
     def val_loaders(self) -> dict[str, Loader]:
@@ -54,10 +56,14 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     """
     parts = build_parts(config, data_state)
     loaders = {name: training_loader(config, part, device) for name, part in parts.items()}
-    model = _build_model(config.model).to(device)
-    task = build("task", config.task, criterion=_build_criterion(config.loss, device))
-    metrics = MetricSet({name: build("metrics", metric) for name, metric in config.metrics.items()})
-    return Experiment(parts, loaders, model, task, metrics)
+    steps_per_epoch, total_steps = count_steps(loaders["train"], config.trainer)
+    length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
+    available: dict[str, object] = {"data": parts["train"].dataset, "loader": length}
+    model = available["model"] = _build_model(config.model, available).to(device)
+    criterion = available["loss"] = _build_criterion(config.loss, device, available)
+    metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
+    task = build("task", config.task, available=available, criterion=criterion)
+    return Experiment(parts, loaders, model, task, metrics, available)
 
 
 def training_loader(config: Config, part: Part, device: torch.device) -> Loader:
@@ -110,32 +116,32 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
         return {}, {}
     named = {"": config.optimizer} if isinstance(config.optimizer, Component) else config.optimizer
     schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
-    steps_per_epoch, total_steps = count_steps(experiment.loaders["train"], config.trainer)
     optimizers, timed = {}, {}
     for name, component in named.items():
         suffix = f".{name}" if name else ""
-        optimizer: Optimizer = build("optimizer", component, _parameters(experiment, name))
+        parameters, available = _parameters(experiment, name), experiment.available
+        optimizer: Optimizer = build("optimizer", component, parameters, available=available)
         optimizers[f"optimizer{suffix}"] = optimizer
         settings = schedules.get(name)
-        timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, steps_per_epoch, total_steps)
+        timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, available)
     return optimizers, timed
 
 
-def _build_model(model: Component | Mapping[str, Component]) -> nn.Module:
+def _build_model(model: Component | Mapping[str, Component], available: Mapping[str, object]) -> nn.Module:
     if isinstance(model, Component):
-        built: nn.Module = build("model", model)
+        built: nn.Module = build("model", model, available=available)
         return built
-    return nn.ModuleDict({name: build("model", component) for name, component in model.items()})
+    return nn.ModuleDict({name: build("model", part, available=available) for name, part in model.items()})
 
 
 def _build_criterion(
-    loss: Component | Mapping[str, LossTerm] | None, device: torch.device
+    loss: Component | Mapping[str, LossTerm] | None, device: torch.device, available: Mapping[str, object]
 ) -> Criterion | dict[str, tuple[Criterion, float]] | None:
     if loss is None:
         return None
     if isinstance(loss, Component):
-        return _on(build("loss", loss), device)
-    return {name: (_on(build("loss", term), device), term.weight) for name, term in loss.items()}
+        return _on(build("loss", loss, available=available), device)
+    return {name: (_on(build("loss", term, available=available), device), term.weight) for name, term in loss.items()}
 
 
 def _on(criterion: Any, device: torch.device) -> Criterion:
@@ -154,19 +160,16 @@ def _parameters(experiment: Experiment, name: str) -> list[nn.Parameter]:
 
 
 def _build_schedule(
-    settings: ScheduleSettings | None,
-    optimizer: Optimizer,
-    config: Config,
-    steps_per_epoch: float,
-    total_steps: float,
+    settings: ScheduleSettings | None, optimizer: Optimizer, config: Config, available: Mapping[str, Any]
 ) -> Schedule:
     if settings is None:
         return Schedule(optimizer)
+    steps_per_epoch, total_steps = available["loader"].values()
     length: dict[str, Any] = {}
     if math.isfinite(total_steps):
         moves = total_steps if settings.every == "step" else math.ceil(total_steps / steps_per_epoch)
         length = {"total_steps": int(total_steps), "T_max": int(moves)}
-    scheduler = build("lr_scheduler", settings, optimizer, **length)
+    scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
 
