@@ -27,7 +27,7 @@ from src.trainer.schedule import Schedule
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
-from src.utils.errors import DataError, NumericsError, ResourceError
+from src.utils.errors import ConfigError, DataError, NumericsError, ResourceError
 from tests.trainer_kit import DropoutNet, make_trainer
 
 CPU = torch.device("cpu")
@@ -359,3 +359,16 @@ def test_a_task_may_own_the_whole_update() -> None:
             nn.functional.cross_entropy(other(inputs), targets).backward()
             optimizer.step()
     assert torch.equal(model.weight, other.weight)
+
+
+def test_a_compiled_model_trains_evaluates_and_saves_under_its_own_names(tmp_path: Path) -> None:
+    eager = make_trainer(tmp_path / "a", epochs=2).fit()
+    assert make_trainer(tmp_path / "b", epochs=2, compile={"backend": "eager"}).fit() == pytest.approx(eager, rel=1e-5)
+    names = [list(open_checkpoint(tmp_path / name)[1]["model"]) for name in "ab"]
+    assert names[0] == names[1]
+
+
+def test_bf16_trains_on_a_cpu_and_fp16_is_refused(tmp_path: Path) -> None:
+    assert math.isfinite(make_trainer(tmp_path, epochs=1, amp_dtype="bf16").fit()["val/loss"])
+    with pytest.raises(ConfigError, match="fp16 needs a GPU; use bf16"):
+        make_trainer(amp_dtype="fp16")

@@ -14,15 +14,21 @@ from src.trainer.meters import Meters
 from src.trainer.nonfinite import ADVICE
 from src.trainer.task import Task
 from src.utils.device import to_device
-from src.utils.errors import NumericsError
+from src.utils.errors import ConfigError, NumericsError
 
 AmpDtype = Literal["bf16", "fp16"] | None
 
 
 def autocast(amp_dtype: AmpDtype, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Return a factory of contexts in which a model computes in `amp_dtype`; None changes nothing."""
+    """Return a factory of contexts in which a model computes in `amp_dtype`; None changes nothing.
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
     if amp_dtype is None:
         return nullcontext
+    if amp_dtype == "fp16" and device.type == "cpu":
+        raise ConfigError("trainer.amp_dtype: fp16 needs a GPU; use bf16 on a CPU, or leave it out")
     dtype = torch.bfloat16 if amp_dtype == "bf16" else torch.float16
     return lambda: torch.autocast(device.type, dtype)
 
@@ -49,7 +55,7 @@ def evaluate(
     with evaluating(model), torch.no_grad():
         for batch in loader.batches():
             with amp():
-                output = task.step(forward or model, to_device(batch, meters.device))
+                output = task.step(model if forward is None else forward, to_device(batch, meters.device))
             meters.update(output)
     values = meters.compute()
     if not torch.isfinite(torch.tensor(values["loss"])):
