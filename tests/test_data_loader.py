@@ -152,6 +152,24 @@ def test_random_values_of_a_row_change_with_the_epoch_and_not_with_batch_size_or
     assert values(4, 0)[5] != values(4, 1)[5]
 
 
+class SometimesNoisy(Rows):
+    """Draws for one row only: the reader cannot know before."""
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        value, row = super().__getitem__(row)
+        return (value + torch.rand(2) if row == 17 else value), row
+
+
+def test_rows_that_draw_nothing_are_read_once_and_those_that_do_the_same_from_any_start() -> None:
+    quiet, sometimes = Rows(), SometimesNoisy()
+    whole = list(loader(sometimes, shuffle=False).batches())
+    list(loader(quiet, shuffle=False).batches())
+    assert quiet.read == list(range(23))
+    assert sometimes.read == [*range(20), *range(16, 23)]  # the batch of row 17 is read again, with streams of its own
+    for start in range(6):
+        assert same(list(loader(SometimesNoisy(), shuffle=False).batches(0, start)), whole[start:])
+
+
 def test_random_collation_is_the_same_in_workers_and_from_any_start() -> None:
     makers = {"collate_fn": noisy_collate}
     expected = epochs(loader(Rows(), makers=makers))

@@ -17,7 +17,7 @@ from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.settings import LoaderSettings
 from src.data.stream import PartStream
 from src.data.worker import PartReader, WorkerStart, checked, identity, watched_workers, worker_error
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.seed import mix_seed
 
 
@@ -123,23 +123,28 @@ class Loader:
         while True:
             try:
                 with watched_workers():
-                    batch = next(batches)
+                    batch = checked(next(batches))
             except StopIteration:
                 return
+            except KeelError:
+                self._end_workers(batches)
+                raise
             except (RuntimeError, ConnectionError, EOFError) as error:
-                raise self._end_workers(batches, error) from error
+                raise self._lost(batches, error) from error
             if self._keys is not None:
                 self._keys.pending.popleft()
-            yield checked(batch)
+            yield batch
 
-    def _end_workers(self, batches: Iterator[Any], error: Exception) -> Exception:
-        """Give up the workers and return what a user is told."""
-        self._torch_loader = None
-        processes = getattr(batches, "_workers", ())
-        told = worker_error(error, processes, self.part.name, self._awaited_rows())
-        for process in processes:
-            process.terminate()  # one that hangs would be waited for
+    def _lost(self, batches: Iterator[Any], error: Exception) -> Exception:
+        told = worker_error(error, getattr(batches, "_workers", ()), self.part.name, self._awaited_rows())
+        self._end_workers(batches)
         return told
+
+    def _end_workers(self, batches: Iterator[Any]) -> None:
+        """Give up the workers at once; the next epoch starts others."""
+        self._torch_loader = None
+        for process in getattr(batches, "_workers", ()):
+            process.terminate()  # one that hangs would be waited for
 
     def _awaited_rows(self) -> list[int] | None:
         """Return the rows of the batch that comes next, if they are known."""

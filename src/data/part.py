@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
@@ -46,6 +48,7 @@ class Part:
         self.is_iterable = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
         batchwise = all(getattr(transform, "takes_batch", False) for transform in self.transforms)
         self._read_batch = _batch_reader(dataset) if batchwise else None
+        self._draws = not batchwise  # whether reading a row draws random numbers; found out while it does not
 
     def __len__(self) -> int:
         """Return the number of rows; a `TypeError` says that the data have no length."""
@@ -75,41 +78,50 @@ class Part:
         """Return the batch of `rows` (positions within the part, 0 to len - 1) as it is in `epoch`.
 
         A dataset with `read_batch` answers at once, as long as every transform takes batches. Otherwise samples
-        are read one by one, each with python's, numpy's and torch's random streams seeded by (seed, epoch, row
-        number in the dataset); the caller's streams are left as they were.
+        are read one by one. If that draws random numbers, python's, numpy's and torch's streams are seeded for each
+        by (seed, epoch, row number in the dataset); the caller's streams are left as they were.
 
         Raises:
             DataError: A row, a transform or the collation failed; the message names the row.
         """
         ids = torch.as_tensor(rows)
-        if self.indices is not None:
-            ids = self.indices[ids]
+        ids = ids if self.indices is None else self.indices[ids]
         if self._read_batch is not None and collate is None:
             try:
                 return self.transformed(self._read_batch(ids))
             except Exception as error:
                 raise self.error_at(ids.tolist(), error) from error
         numbers = ids.tolist()
-        with forked_rng():
-            samples = self._read_samples(epoch, numbers)
-            seed_host(mix_seed(BATCH_STREAM, self.seed, epoch, *numbers[:1]))
+        if not self._draws:
+            before = _host_streams()
+            try:
+                batch = self.collated(self._read_samples(numbers), collate, numbers)
+            finally:
+                self._draws = _put_back(before)
+            if not self._draws:
+                return batch  # otherwise once more, with a stream for each row
+        batch_seed = mix_seed(BATCH_STREAM, self.seed, epoch, *numbers[:1])
+        with forked_rng(batch_seed):
+            samples = self._read_samples(numbers, mix_seed(ROW_STREAM, self.seed, epoch))
+            seed_host(batch_seed)
             return self.collated(samples, collate, numbers)
 
-    def _read_samples(self, epoch: int, numbers: list[int]) -> list[Any]:
+    def _read_samples(self, numbers: list[int], seed: int | None = None) -> list[Any]:
+        """Return rows `numbers` of the dataset, transformed; each is seeded by `seed` and its number, if given."""
         fetch_many = getattr(self.dataset, "__getitems__", None)
         samples: Sequence[Any] = ()
         if fetch_many:
-            seed_host(mix_seed(BATCH_STREAM, self.seed, epoch, *numbers[:1]))
             try:
                 samples = fetch_many(numbers)
             except Exception as error:
                 raise self.error_at(numbers, error) from error
         done = []
         for position, number in enumerate(numbers):
-            seed_host(mix_seed(ROW_STREAM, self.seed, epoch, number))
+            if seed is not None:
+                seed_host(row_seed(seed, number))
             try:
                 sample = samples[position] if fetch_many else self.dataset[number]
-                done.append(self.transformed(sample))
+                done.append(self.transformed(sample) if self.transforms else sample)
             except Exception as error:
                 raise self.error_at([number], error) from error
         return done
@@ -151,6 +163,30 @@ class Part:
         if isinstance(error, IndexError) and hasattr(self.dataset, "__len__"):
             reason += f"; the dataset says that it has {len(self.dataset)} rows"
         return DataError(f"{self.name} {shown_rows(numbers)} (dataset {self.dataset_name}): {reason}")
+
+
+def _host_streams() -> tuple[Any, Any, Tensor]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _put_back(before: tuple[Any, Any, Tensor]) -> bool:
+    """Return whether the global streams were drawn from since `before`; if so, they are as they were then."""
+    python, numpy, host = _host_streams()
+    same_numpy = numpy[2:] == before[1][2:] and np.array_equal(numpy[1], before[1][1])
+    if python == before[0] and same_numpy and torch.equal(host, before[2]):
+        return False
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    torch.set_rng_state(before[2])
+    return True
+
+
+def row_seed(seed: int, number: int) -> int:
+    """Return the 32-bit seed of row `number`: the finalizer of MurmurHash3, ten times as fast as `mix_seed`."""
+    mixed = (seed ^ number * 0x9E3779B1) & 0xFFFFFFFF
+    mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return mixed ^ mixed >> 16
 
 
 def shown_rows(numbers: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from src.data.part import BATCH_STREAM, ROW_STREAM, Collate, Part
+from src.data.part import BATCH_STREAM, ROW_STREAM, Collate, Part, row_seed
 from src.data.worker import Failure
 from src.utils.errors import KeelError
 from src.utils.seed import forked_rng, mix_seed, seed_host
@@ -62,9 +62,10 @@ class PartStream(IterableDataset[Any]):
                 )  # fmt: skip
         with forked_rng(mix_seed(BATCH_STREAM, self.part.seed, epoch, shard)):
             samples = iter(dataset)
+        sample_seed = mix_seed(ROW_STREAM, self.part.seed, epoch, shard)
         while True:
             with forked_rng():
-                chunk = self._read(samples, epoch, shard, number)
+                chunk = self._read(samples, sample_seed, number)
                 numbers = range(number, number + len(chunk))
                 if number < first or not chunk or (self.drop_last and len(chunk) < self.batch_size):
                     batch = None
@@ -77,10 +78,10 @@ class PartStream(IterableDataset[Any]):
                 return
             number += len(chunk)
 
-    def _read(self, samples: Iterator[Any], epoch: int, shard: int, first: int) -> list[Any]:
+    def _read(self, samples: Iterator[Any], seed: int, first: int) -> list[Any]:
         chunk: list[Any] = []
         for number in range(first, first + self.batch_size):
-            seed_host(mix_seed(ROW_STREAM, self.part.seed, epoch, shard, number))
+            seed_host(row_seed(seed, number))
             try:
                 chunk.append(self.part.transformed(next(samples)))
             except StopIteration:
