@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +96,13 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
         rehearse(experiment.task, experiment.model, loader, device)
 
     run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
-    logger = Logger(build_sinks(config, run.path))
-    trainer = build_trainer(config, experiment, device, logger, run.checkpoints)
-    if state is not None:
-        trainer.load_state_dict(state, str(run.path))
+    with ExitStack() as undo:  # what cannot begin leaves no folder behind
+        undo.callback(lambda: run.discard() if path is None else run.close())
+        logger = Logger(build_sinks(config, run.path))
+        trainer = build_trainer(config, experiment, device, logger, run.checkpoints)
+        if state is not None:
+            trainer.load_state_dict(state, str(run.path))
+        undo.pop_all()
     run.write_config(config.as_dict())
     run.write_environment(command, config.seed)
     log_to_file(run.log_file)

@@ -155,6 +155,8 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["CONFIG", "-d", "banana"], 2, r"unknown device"),
     (["CONFIG", "data.split.val=0.6", "data.split.test=0.6"], 2, r"split"),
     (["CONFIG", "model.args.num_classes=5"], 3, r"label \d is out of range: the model has 5 outputs"),
+    (["CONFIG", "trainer.amp_dtype=fp16", "-d", "cpu"], 2, r"trainer\.amp_dtype: fp16 needs a GPU"),
+    (["CONFIG", "optimizer.args.betas=[2, 3]"], 2, r"optimizer AdamW\(\.\.\.\): Invalid beta parameter"),
     (["CONFIG", "model.args.image_size=28"], 3, r"the model LeNet fails on a batch of \[2, 1, 8, 8\]"),
     (["CONFIG", "-r", "saved/nothing/0101_000000"], 4, r"no such run"),
 ]

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import platform
 import re
 import subprocess
@@ -143,6 +144,14 @@ class RunDir:
         self._lock = descriptor
         # A loader worker that outlives a killed run must not hold its lock: the child lets go, the parent keeps it.
         os.register_at_fork(after_in_child=self._forget_lock)
+
+    def discard(self) -> None:
+        """Take back a folder that `create` made, and the folder of its name if no other run is in it."""
+        self.close()
+        shutil.rmtree(self.path)
+        with contextlib.suppress(OSError):  # other runs are there
+            self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
 
     def close(self) -> None:
         """Let other processes in."""
