@@ -1,0 +1,109 @@
+"""Inputs without labels, for a model that is already trained: tables, arrays, folders of images.
+
+Nothing of the training data is needed: what was learned from them comes from the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.data.frame import FrameDataset
+from src.utils.errors import ConfigError, DataError
+from src.utils.paths import shown_path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+def table_chunks(
+    source: Path | TextIO, learned: Mapping[str, Any], separator: str = ",", chunk_rows: int = 10_000
+) -> Iterator[FrameDataset]:
+    """Yield the rows of a CSV file, so many at a time, prepared as the training data were.
+
+    Columns may stand in any order; those that the model was not trained on, the target among them, are passed over.
+
+    Args:
+        source: File with a header, or an open stream of one.
+        learned: What the training dataset's `state_dict` returned.
+        separator: What stands between two cells.
+        chunk_rows: Rows in memory at once.
+
+    Raises:
+        DataError: A column is missing, or a cell is not what its column needs; names row and column.
+    """
+    where = shown_path(source) if isinstance(source, Path) else "standard input"
+    columns = [*learned["numbers"], *learned["categories"]]
+    as_text: Any = dict.fromkeys(learned["categories"], str)
+    try:
+        reader = pd.read_csv(
+            source, sep=separator, index_col=False, skipinitialspace=True, chunksize=chunk_rows, dtype=as_text
+        )
+        for frame in reader:
+            for column, names in learned["categories"].items():
+                if column in frame:
+                    frame[column] = _spelt_as_in_training(frame[column], names)
+            chunk = FrameDataset(frame, where, features=columns, categorical=list(learned["categories"]))
+            chunk.load_state_dict(learned)
+            yield chunk
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{where}: cannot be read as CSV: {str(error).strip()}") from error
+
+
+def _spelt_as_in_training(column: pd.Series[Any], names: list[str]) -> pd.Series[Any]:
+    """Return categories as the checkpoint spells them: where all are numbers, `2`, `02` and `2.0` are the same one."""
+    try:
+        by_value = {float(name): name for name in names}
+    except ValueError:
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers.map(by_value).where(numbers.isin(list(by_value)), column)
+
+
+class ImageFiles(Dataset[Tensor]):
+    """The images of a folder, or one image, as float32 [C, H, W] in 0..1, in the order of their names.
+
+    Args:
+        path: Folder, searched with all folders below it, or an image file.
+        num_channels: 1 reads them as grey, 3 as colour.
+
+    Raises:
+        ConfigError: Reading images needs a package that is not installed.
+        DataError: There is no image.
+    """
+
+    is_image = True
+
+    def __init__(self, path: Path, num_channels: int = 3) -> None:
+        try:
+            from PIL import Image
+        except ImportError:
+            raise ConfigError("reading image files needs pillow: pip install 'keel[images]'") from None
+        self._open = Image.open
+        self._mode = "L" if num_channels == 1 else "RGB"
+        self._root = path if path.is_dir() else path.parent
+        found = path.rglob("*") if path.is_dir() else [path]
+        self.files = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        if not self.files:
+            raise DataError(f"{shown_path(path)}: no image in it; images end in {', '.join(IMAGE_SUFFIXES)}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> Tensor:
+        try:
+            with self._open(self.files[row]) as image:
+                pixels = np.array(image.convert(self._mode), dtype=np.float32) / 255
+        except Exception as error:  # Pillow raises nearly anything on damaged files
+            raise DataError(f"{shown_path(self.files[row])}: cannot be read as an image: {error}") from error
+        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+
+    def row_id(self, row: int) -> str:
+        """Return the file's name within the folder."""
+        return self.files[row].relative_to(self._root).as_posix()
