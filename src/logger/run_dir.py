@@ -7,9 +7,9 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
