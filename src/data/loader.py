@@ -16,7 +16,7 @@ from src.data.order import MakeSampler, RowOrder, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.settings import LoaderSettings
 from src.data.stream import PartStream
-from src.data.worker import PartReader, WorkerStart, checked, identity, watched_workers, worker_error
+from src.data.worker import PartReader, WorkerStart, checked, identity, starting_workers, watched_workers, worker_error
 from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.seed import mix_seed
 
@@ -115,7 +115,7 @@ class Loader:
             skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
             self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
         self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
-        with watched_workers():
+        with starting_workers(), watched_workers():
             batches = iter(self._torch_loader)
         yield from islice(self._received(batches), skipped, None)
 

@@ -205,9 +205,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 def _spare(image: Tensor, size: tuple[int, int]) -> tuple[int, int]:
     spare_h, spare_w = image.shape[-2] - size[0], image.shape[-1] - size[1]
     if spare_h < 0 or spare_w < 0:
-        raise ValueError(
-            f"image of {image.shape[-2]} x {image.shape[-1]}, crop of {size[0]} x {size[1]}: too small"
-        )
+        raise ValueError(f"image of {image.shape[-2]} x {image.shape[-1]}, crop of {size[0]} x {size[1]}: too small")
     return spare_h, spare_w
 
 

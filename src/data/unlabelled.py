@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.arrays import Arrays
 from src.data.frame import FrameDataset
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import shown_path
@@ -64,6 +65,25 @@ def _spelt_as_in_training(column: pd.Series[Any], names: list[str]) -> pd.Series
         return column
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers.map(by_value).where(numbers.isin(list(by_value)), column)
+
+
+def input_arrays(file: str, dtype: str | None, is_image: bool) -> Arrays:
+    """Return the rows of a NumPy file as a model takes them.
+
+    Args:
+        file: `.npy` file, `file.npz` with one array, or `file.npz:name`.
+        dtype: Type to convert to. Default: float32 for all floats, and for the bytes of images, which become 0..1.
+        is_image: Whether rows are images.
+    """
+    arrays = Arrays(file, dtype=dtype)
+    if dtype is None and is_image and arrays.inputs.dtype == torch.uint8:
+        return _ImageBytes(file)
+    return Arrays(file, dtype="float32") if dtype is None and arrays.inputs.is_floating_point() else arrays
+
+
+class _ImageBytes(Arrays):
+    def _converted(self, inputs: Tensor) -> Tensor:
+        return inputs.float() / 255
 
 
 class ImageFiles(Dataset[Tensor]):

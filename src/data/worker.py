@@ -72,6 +72,20 @@ def identity(batch: Any) -> Any:
     return batch
 
 
+HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+"""What a terminal or a scheduler sends to the whole process group, and only the training process answers."""
+
+
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Start workers in this block: they hold back signals until `WorkerStart` has said what becomes of them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass(frozen=True)
 class WorkerStart:
     """First thing a worker does: leave signals to the training process, then call the user's function."""
@@ -79,12 +93,14 @@ class WorkerStart:
     user_function: Callable[[int], Any] | None = None
 
     def __call__(self, worker: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for ignored in HELD_SIGNALS - {signal.SIGTERM}:
+            signal.signal(ignored, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_end_on_parents_word, args=(os.getppid(),), daemon=True).start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS - {signal.SIGTERM})
+        else:  # macOS cannot tell who sent it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
         if self.user_function is not None:
             self.user_function(worker)
 
