@@ -23,7 +23,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
     parser.add_argument("--split", metavar="PART", help="which part to evaluate: test (default), val, train, test_...")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
-    parser.add_argument("--predict", metavar="FILE", help="write predictions as CSV; rows need no labels")
+    parser.add_argument("--predict", metavar="FILE", help="write predictions as .csv or .jsonl")
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -32,44 +32,33 @@ def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = parse(argv)
 
-    from src.config.load import config_from_dict
-    from src.config.registry import trust, use_recorded_folder
-    from src.config.signatures import check_components
-    from src.experiment import build_experiment, evaluation_loader
-    from src.trainer.evaluate import autocast, evaluate, predict
+    from src.saved_run import SavedRun
+    from src.trainer.evaluate import evaluate, predict
     from src.trainer.meters import Meters
-    from src.trainer.predictions import write_predictions
+    from src.trainer.predictions import output_kind, prediction_tables, write_tables
     from src.trainer.rehearse import describe_length
-    from src.trainer.resume import best_weights, load_weights, open_checkpoint
-    from src.utils.device import find_device
     from src.utils.paths import shown_path
-    from src.utils.seed import seed_everything
 
-    run_dir, state = open_checkpoint(Path(options.run), options.checkpoint)
-    trust(options.trust)
-    use_recorded_folder(state.get("config_folder"))
-    config = config_from_dict(state["config"], collect_overrides(options), f"checkpoint of {shown_path(run_dir)}")
-    check_components(config)
-    device = find_device(config.trainer.device)
-    seed_everything(config.seed)
-    experiment = build_experiment(config, device, state["data"])
-    load_weights(experiment.model, best_weights(state), shown_path(run_dir))
-    amp = autocast(config.trainer.amp_dtype, device)
+    run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
+    experiment = run.experiment
     name = choose_part(options.split, experiment.parts)
-    loader = evaluation_loader(config, experiment.parts[name], device)
+    loader = run.loader(experiment.parts[name])
 
     if options.predict:
-        outputs = predict(experiment.task, experiment.model, loader, device, amp)
-        count = write_predictions(Path(options.predict), loader.part, outputs, experiment.task.criterion)
+        outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
+        kind = output_kind(experiment.task.criterion)
+        names = run.class_names if kind != "values" else None
+        count = write_tables(Path(options.predict), prediction_tables(loader.part, outputs, kind, names))
         print(f"{count} predictions of {name} written to {options.predict}")
         return 0
-    values = evaluate(experiment.task, experiment.model, loader, Meters(experiment.metrics, device), amp=amp)
-    progress = state["progress"]
+    meters = Meters(experiment.metrics, run.device)
+    values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp)
+    progress = run.state["progress"]
     at = f"epoch {progress['epoch']}, step {progress['step']}"
-    print(f"{name} of {shown_path(run_dir)}, {at}: {describe_length(loader.part)} rows")
+    print(f"{name} of {shown_path(run.path)}, {at}: {describe_length(loader.part)} rows")
     for key, value in values.items():
         print(f"  {key:<{max(map(len, values))}}  {value:.6g}")
-    write_metrics(run_dir / "test_metrics.json", name, values, progress)
+    write_metrics(run.path / "test_metrics.json", name, values, progress)
     return 0
 
 

@@ -59,8 +59,8 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     steps_per_epoch, total_steps = count_steps(loaders["train"], config.trainer)
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": parts["train"].dataset, "loader": length}
-    model = available["model"] = _build_model(config.model, available).to(device)
-    criterion = available["loss"] = _build_criterion(config.loss, device, available)
+    model = available["model"] = build_model(config.model, available).to(device)
+    criterion = available["loss"] = build_criterion(config.loss, device, available)
     metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
     task = build("task", config.task, available=available, criterion=criterion)
     return Experiment(parts, loaders, model, task, metrics, available)
@@ -127,16 +127,18 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
     return optimizers, timed
 
 
-def _build_model(model: Component | Mapping[str, Component], available: Mapping[str, object]) -> nn.Module:
+def build_model(model: Component | Mapping[str, Component], available: Mapping[str, object]) -> nn.Module:
+    """Build the model, or several by name; `available` is what references find."""
     if isinstance(model, Component):
         built: nn.Module = build("model", model, available=available)
         return built
     return nn.ModuleDict({name: build("model", part, available=available) for name, part in model.items()})
 
 
-def _build_criterion(
+def build_criterion(
     loss: Component | Mapping[str, LossTerm] | None, device: torch.device, available: Mapping[str, object]
 ) -> Criterion | dict[str, tuple[Criterion, float]] | None:
+    """Build the loss, or several weighted terms by name; `available` is what references find."""
     if loss is None:
         return None
     if isinstance(loss, Component):

@@ -1,0 +1,158 @@
+"""A trained run, opened again: by `test.py`, `predict.py`, `export.py`, and by your own programs.
+
+from src.saved_run import load_model
+model = load_model("saved/digits/1121_051302")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from src.config.build import build
+from src.config.load import config_from_dict
+from src.config.registry import find, trust, use_recorded_folder
+from src.config.settings import Component
+from src.config.signatures import check_components
+from src.data.arrays import Arrays
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.unlabelled import input_arrays
+from src.experiment import Experiment, build_criterion, build_experiment, build_model, evaluation_loader
+from src.trainer.evaluate import autocast
+from src.trainer.resume import best_weights, load_weights, open_checkpoint
+from src.trainer.task import Task
+from src.utils.device import find_device
+from src.utils.errors import ConfigError
+from src.utils.paths import shown_path
+from src.utils.seed import forked_rng
+
+
+def load_model(run: str | Path, which: str = "best", device: str = "cpu") -> nn.Module:
+    """Return the trained model of a run, ready to be called: in evaluation mode, on the CPU unless you say otherwise.
+
+    Args:
+        run: Run directory or checkpoint file.
+        which: Of a run directory: `best`, `last`, or a file name.
+        device: `cpu`, `cuda`, `auto`, ...
+
+    Raises:
+        CheckpointError: No such run, or it is damaged. Nothing but tensors and plain data is ever read from it.
+    """
+    return SavedRun(run, which, (f"trainer.device={device}",)).model.eval()
+
+
+class SavedRun:
+    """What a run left behind, with its config read and checked. Objects are built when they are first asked for.
+
+    Args:
+        path: Run directory or checkpoint file.
+        which: Of a run directory: `best` (else the newest), `last`, or a file name.
+        overrides: Keys of its config to change, `key.path=value`.
+        trusted: Packages that its config may name classes of, besides the known ones.
+
+    Attributes:
+        path: The run's folder.
+        state: Content of the checkpoint.
+    """
+
+    def __init__(
+        self, path: str | Path, which: str = "best", overrides: Sequence[str] = (), trusted: Sequence[str] = ()
+    ) -> None:
+        self.path, self.state = open_checkpoint(Path(path), which)
+        trust(trusted)
+        use_recorded_folder(self.state.get("config_folder"))
+        self.config = config_from_dict(self.state["config"], overrides, f"checkpoint of {shown_path(self.path)}")
+        check_components(self.config)
+        self.device = find_device(self.config.trainer.device)
+
+    @property
+    def amp(self) -> Callable[[], AbstractContextManager[Any]]:
+        """Makes the context that the model computes in."""
+        return autocast(self.config.trainer.amp_dtype, self.device)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The run's data, task and metrics, and its model with the trained weights."""
+        with forked_rng(self.config.seed):
+            experiment = build_experiment(self.config, self.device, self.state["data"])
+        load_weights(experiment.model, best_weights(self.state), shown_path(self.path))
+        return experiment
+
+    @cached_property
+    def _model_and_task(self) -> tuple[nn.Module, Task]:
+        """Without the run's data, which need not be at hand, unless the config takes values from them."""
+        try:
+            with forked_rng(self.config.seed):
+                model = build_model(self.config.model, {}).to(self.device)
+                criterion = build_criterion(self.config.loss, self.device, {})
+                task = build("task", self.config.task, criterion=criterion)
+        except ConfigError:
+            return self.experiment.model, self.experiment.task
+        load_weights(model, best_weights(self.state), shown_path(self.path))
+        return model, task
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with the trained weights."""
+        return self._model_and_task[0]
+
+    @property
+    def task(self) -> Task:
+        """What one batch means."""
+        return self._model_and_task[1]
+
+    @cached_property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes: from the checkpoint, else from the dataset's class, else from the data themselves."""
+        learned = self.state["data"].get("class_names")
+        if learned is not None or "numbers" in self.state["data"]:
+            return learned  # type: ignore[no-any-return]
+        known = getattr(find("data", self.dataset.type), "class_names", None)
+        if not isinstance(known, (list, tuple)):
+            known = getattr(self.experiment.parts["train"].dataset, "class_names", None)
+        return known
+
+    @property
+    def dataset(self) -> Component:
+        """The dataset that the run was trained on."""
+        data = self.config.data
+        source = data.source or data.parts["train"].type
+        assert source is not None  # a config without training data is refused
+        return source
+
+    @cached_property
+    def decode(self) -> Callable[[Any], Any] | None:
+        """Undoes target scaling, where that takes the run's own data; tables do it from the checkpoint alone."""
+        if "numbers" in self.state["data"] or not hasattr(find("data", self.dataset.type), "decode"):
+            return None
+        return self.experiment.parts["train"].dataset.decode  # type: ignore[attr-defined, no-any-return]
+
+    def inputs(self, file: str) -> Arrays:
+        """Return the rows of a `.npy` file or `file.npz:name` as this model takes them."""
+        is_image = bool(getattr(find("data", self.dataset.type), "is_image", False))
+        return input_arrays(file, self.dataset.args.get("dtype"), is_image)
+
+    def transforms(self) -> list[Any]:
+        """What the run does to the inputs of its test part, or of its val part, when it evaluates."""
+        data = self.config.data
+        own = [data.parts[name].transforms for name in ("test", "val") if name in data.parts]
+        chosen = next((each for each in own if each is not None), data.transforms)
+        return [build("transforms", each) for each in chosen]
+
+    def loader(self, part: Part, **changes: Any) -> Loader:
+        """Return a loader that gives each row of `part` once, in order.
+
+        Args:
+            part: Its settings are those of its name in the config, else of `test`.
+            **changes: Other values for some of these settings.
+        """
+        config, name = self.config, part.name if part.name in self.config.part_loaders else "test"
+        settings = {**config.part_loaders, part.name: replace(config.loader_of(name), **changes)}
+        return evaluation_loader(replace(config, part_loaders=settings), part, self.device)
