@@ -1,0 +1,1 @@
+"""What this project costs on top of loops written by hand: `make bench`."""

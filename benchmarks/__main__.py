@@ -1,0 +1,97 @@
+"""Measure, print a table, and write `docs/performance.md`: `python -m benchmarks [--rounds 7] [--only WORDS]`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import commands, steps
+from benchmarks.timing import Row
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+START, END = "<!-- figures: written by `make bench` -->\n", "<!-- end of figures -->\n"
+GROUPS = (
+    steps.tiny_rows,
+    steps.same_loader_rows,
+    steps.lenet_epoch,
+    steps.tabular_epoch,
+    steps.evaluation,
+    commands.saving,
+    commands.help_seconds,
+    commands.start,
+)
+
+
+def main() -> None:
+    """Run the benchmark; the page is written when all rows were measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each pair, one more does not count")
+    parser.add_argument("--only", help="measure the groups whose name holds this, and write no page")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for group in GROUPS:
+        if options.only is None or options.only in group.__name__:
+            for row in group(options.rounds):
+                rows.append(row)
+                print(line(row), flush=True)
+            gc.collect()
+    if options.only is None:
+        text = PAGE.read_text(encoding="utf-8")
+        before, rest = text.split(START)
+        PAGE.write_text(before + START + table(rows) + END + rest.split(END)[1], encoding="utf-8")
+
+
+def line(row: Row) -> str:
+    """Return a row of the table for people at a terminal."""
+    low, high = min(row.ratios), max(row.ratios)
+    mark = "met   " if row.is_met else "missed"
+    return f"{mark} {row.figure:6.2f}  ({low:.2f} to {high:.2f}, goal {row.goal:.2f})  {row.work}  {costs(row)}"
+
+
+def costs(row: Row) -> str:
+    """Return the time of one unit of work, ours and by hand."""
+    times = [statistics.median(seconds) / row.count for seconds in (row.ours_s, row.by_hand_s) if seconds]
+    return " / ".join(
+        f"{1e6 * t:,.0f} µs" if t < 1e-3 else f"{t:.3g} s" if t > 0.1 else f"{1e3 * t:.3g} ms" for t in times
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the table and what it was measured on, in Markdown."""
+    lines = [
+        f"Measured {time.strftime('%Y-%m-%d')} on {machine()}; one thread, each pair of times taken in turn "
+        "within one process. A figure is the median of the rounds, the spread is from the smallest to the largest.",
+        "",
+        "| work | compared with | ratio | spread | goal | | ours / by hand |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        work = f"{row.work} ({row.note})" if row.note else row.work
+        spread = f"{min(row.ratios):.2f} to {max(row.ratios):.2f}"
+        mark = "met" if row.is_met else "**missed**"
+        cells = (work, row.hand, f"{row.figure:.2f}", spread, f"{row.goal:.2f}", mark, f"{costs(row)}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """Return processor, system and versions."""
+    name = platform.processor() or platform.machine()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        name = next(part.split(":")[1].strip() for part in text.splitlines() if part.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Commands and files: starting up, and saving."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import Row, interleave, measured
+from src.trainer.checkpoint import CheckpointStore
+
+ROOT = Path(__file__).resolve().parents[1]
+
+BY_HAND = """
+import torch
+from torch import nn
+x = torch.rand(100, 1); y = 2 * x + 1
+model, criterion = nn.Linear(1, 1), nn.MSELoss()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+for i in range(4):
+    optimizer.zero_grad()
+    loss = criterion(model(x[32 * i : 32 * i + 32]), y[32 * i : 32 * i + 32])
+    loss.backward()
+    optimizer.step()
+"""
+SHORTEST = ("-c", "configs/line.yaml", "trainer.epochs=1", "logger.tensorboard=false")
+
+
+def command_s(*arguments: str) -> float:
+    """Return the CPU seconds of a Python process, its libraries kept to one thread."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def help_seconds(rounds: int) -> Iterator[Row]:
+    """The time to `--help`."""
+    command_s("train.py", "--help")
+    times = [command_s("train.py", "--help") for _ in range(rounds)]
+    yield Row("`train.py --help`, CPU seconds", "", 0.15, times)
+
+
+def start(rounds: int) -> Iterator[Row]:
+    """The whole of a run that makes four steps: the time is that of imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, by_hand = interleave(
+            lambda: command_s("train.py", *SHORTEST, f"trainer.save_dir={folder}"),
+            lambda: command_s("-c", BY_HAND),
+            min(rounds, 3),
+        )
+    note = "checks, run folder and checkpoint included"
+    yield Row("start to the end of four steps", "script by hand", 1.0, ours, by_hand, note=note)
+
+
+def saving(rounds: int) -> Iterator[Row]:
+    """A checkpoint of 300 MB, in CPU time and on the clock; the sizes of a layer and its two moments of Adam."""
+    torch.manual_seed(0)
+    weights = {f"layer{i}.{kind}": torch.randn(1024, 1024) for i in range(25) for kind in ("weight", "mean", "square")}
+    state = {"format": 1, "model": weights}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        store = CheckpointStore(folder, keep=1)
+        seconds: dict[str, list[float]] = {"ours": [], "hand": []}
+
+        def ours() -> float:
+            with measured() as watch:
+                store.save(state, len(seconds["ours"]), is_best=True)
+            seconds["ours"].append(watch.wall_s)
+            return watch.cpu_s
+
+        def by_hand() -> float:
+            with measured() as watch:
+                torch.save(state, folder / "plain.pt")
+            seconds["hand"].append(watch.wall_s)
+            return watch.cpu_s
+
+        times = interleave(ours, by_hand, min(rounds, 5))
+    hand = "torch.save, no fsync, no checksum"
+    yield Row("save 300 MB, a new best, CPU", hand, 1.0, *times, note="fsync, checksum, atomic, best.pt a link")
+    yield Row(
+        "save 300 MB, a new best, clock", hand, 1.0, seconds["ours"][1:], seconds["hand"][1:], note="waits for the disk"
+    )

@@ -1,0 +1,271 @@
+"""Steps and epochs: the same model, data and arithmetic, in our trainer and in a loop written by hand."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from benchmarks.timing import Row, interleave, measured
+from src.data.idx import IDX, read_idx
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.data.transforms import Normalize
+from src.logger.logger import Logger, standard_sinks
+from src.logger.settings import LoggerSettings
+from src.model.lenet import LeNet
+from src.model.metric import MetricSet
+from src.model.mlp import MLP
+from src.trainer.evaluate import evaluate
+from src.trainer.hooks import standard_hooks
+from src.trainer.meters import Meters
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import Task
+from src.trainer.trainer import Trainer
+
+MEAN, STD = 0.1307, 0.3081
+Batches = Callable[[int], Iterable[Any]]
+"""The batches of an epoch, given its number."""
+
+
+class Case:
+    """A model, a loss, an optimizer, and where their batches come from.
+
+    Args:
+        make_model: Builds the model.
+        criterion: The loss.
+        make_optimizer: Builds the optimizer from parameters.
+        part: Data of the trainer.
+        batch_size: Rows.
+        batches: Batches of the loop written by hand; None takes those of our loader.
+        epochs: Passes in a round.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[], nn.Module],
+        criterion: nn.Module,
+        make_optimizer: Callable[[Any], torch.optim.Optimizer],
+        part: Part,
+        batch_size: int,
+        batches: Batches | None = None,
+        epochs: int = 1,
+    ) -> None:
+        self.make_model, self.criterion, self.make_optimizer = make_model, criterion, make_optimizer
+        self.loader = Loader(part, LoaderSettings(batch_size=batch_size), shuffle=True, seed=0)
+        self.batches = batches or self.loader.batches
+        self.epochs = epochs
+
+    def by_hand(self) -> float:
+        """Train with a loop written by hand that keeps the mean loss."""
+        model, optimizer = self._prepare()
+        criterion, num_rows, total = self.criterion, 0, 0.0
+        with measured() as watch:
+            model.train()
+            for epoch in range(self.epochs):
+                for inputs, targets in self.batches(epoch):
+                    optimizer.zero_grad()
+                    loss = criterion(model(inputs), targets)
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.item() * len(inputs)
+                    num_rows += len(inputs)
+        assert total / num_rows > 0
+        return watch.cpu_s
+
+    def ours(self) -> float:
+        """Train with the trainer, logging off."""
+        return self._train(Logger(), [])
+
+    def ours_with_defaults(self) -> float:
+        """Train with the trainer as the default config has it: TensorBoard, CSV, a bar on a terminal."""
+        with tempfile.TemporaryDirectory() as folder, terminal():
+            logger = Logger(standard_sinks(LoggerSettings(), Path(folder)))
+            try:
+                return self._train(logger, standard_hooks(LoggerSettings()))
+            finally:
+                logger.close()
+
+    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = self.make_model()
+        return model, self.make_optimizer(model.parameters())
+
+    def _train(self, logger: Logger, hooks: list[Any]) -> float:
+        model, optimizer = self._prepare()
+        settings = TrainerSettings(epochs=self.epochs)
+        task, optimizers = Task(self.criterion), {"optimizer": optimizer}
+        with measured() as watch:
+            Trainer(task, model, self.loader, optimizers, settings, logger=logger, hooks=hooks).fit()
+        return watch.cpu_s
+
+    def row(self, work: str, hand: str, goal: float, rounds: int, *, defaults: bool = False, note: str = "") -> Row:
+        """Measure."""
+        ours, by_hand = interleave(self.ours_with_defaults if defaults else self.ours, self.by_hand, rounds)
+        return Row(work, hand, goal, ours, by_hand, self.epochs * len(self.loader), "step", note)
+
+
+@contextmanager
+def terminal() -> Iterator[None]:
+    """Make standard error a terminal nobody looks at, so that the bar is drawn."""
+    shown = sys.stderr
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        nowhere.isatty = lambda: True  # type: ignore[method-assign]
+        sys.stderr = nowhere
+        try:
+            yield
+        finally:
+            sys.stderr = shown
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """Return plain gradient descent."""
+    return torch.optim.SGD(parameters, lr=0.01)
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    """Return AdamW with torch's own defaults."""
+    return torch.optim.AdamW(parameters)
+
+
+def shuffled(inputs: Tensor, targets: Tensor, batch_size: int) -> Batches:
+    """Return a good loader written by hand: whole batches picked from tensors by a permutation."""
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(inputs))
+        for first in range(0, len(inputs), batch_size):
+            rows = order[first : first + batch_size]
+            yield inputs[rows], targets[rows]
+
+    return batches
+
+
+def tiny_rows(rounds: int) -> Iterator[Row]:
+    """Linear regression with 8 features in batches of 32: nearly nothing but overhead."""
+    torch.manual_seed(0)
+    hand = "loop by hand, whole batches"
+    for num_rows, epochs, work, goals in (
+        (32_000, 1, "tiny regression step", (1.03, 1.08)),
+        (32, 300, "one-step epochs", (1.3, 1.3)),
+    ):
+        inputs, targets = torch.randn(num_rows, 8), torch.randn(num_rows, 1)
+        part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
+        case = Case(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, epochs)
+        yield case.row(f"{work}, logging off", hand, goals[0], rounds)
+        yield case.row(f"{work}, TensorBoard, CSV, bar", hand, goals[1], rounds, defaults=True)
+
+
+def same_loader_rows(rounds: int) -> Iterator[Row]:
+    """Models of usual size, on batches from our loader in both loops."""
+    hand = "loop by hand, our loader"
+    images = TensorDataset(torch.randn(10_240, 1, 28, 28), torch.randint(10, (10_240,)))
+    lenet = Case(LeNet, nn.CrossEntropyLoss(), adam, Part("train", images), 128)
+    yield lenet.row("LeNet step, batch 128", hand, 1.02, min(rounds, 5))
+    inputs, targets = torch.randn(204_800, 32), torch.randn(204_800, 1)
+    table = Part("train", TensorDataset(inputs, targets))
+    yield Case(tabular_model, nn.MSELoss(), adam, table, 1024).row("tabular step, batch 1024", hand, 1.02, rounds)
+
+
+def tabular_model() -> nn.Module:
+    """Return two hidden layers of 64."""
+    return MLP(in_features=32, hidden=[64, 64], out_features=1)
+
+
+class PerSampleImages(Dataset[Any]):
+    """Images as the usual datasets read them: one at a time, through PIL where it is installed."""
+
+    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
+        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels).long()
+        try:
+            from PIL import Image
+
+            self.as_picture: Callable[[Any], Any] = Image.fromarray
+        except ImportError:
+            self.as_picture = np.copy
+        self.mean, self.std = torch.tensor([MEAN]).view(-1, 1, 1), torch.tensor([STD]).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        picture = self.as_picture(self.images[row].numpy())
+        pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
+        image = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return image.clone().sub_(self.mean).div_(self.std), int(self.labels[row])
+
+
+def lenet_epoch(rounds: int) -> Iterator[Row]:
+    """An epoch of LeNet on IDX files."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = find_mnist() or make_idx(Path(made))
+        values = [read_idx(next(folder.glob(f"t10k-{kind}*")), axes) for kind, axes in (("images", 3), ("labels", 1))]
+        by_hand = DataLoader(PerSampleImages(values[0], values[1]), batch_size=128, shuffle=True)
+        part = Part("train", IDX(str(folder), part="test", download=False), transforms=[Normalize(MEAN, STD)])
+        case = Case(LeNet, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand)
+        hand = "loop by hand, DataLoader, one image at a time"
+        yield case.row("LeNet epoch from IDX files, 10,000 images", hand, 0.55, min(rounds, 5))
+
+
+def find_mnist() -> Path | None:
+    """Return a folder with MNIST's test images, if one is at hand."""
+    root = Path(__file__).resolve().parents[1]
+    places = (root / "data" / "mnist", root.parent / "shared" / "data" / "mnist")
+    return next((place for place in places if list(place.glob("t10k-images*")) and list(place.glob("t10k-l*"))), None)
+
+
+def make_idx(folder: Path) -> Path:
+    """Write made-up images in MNIST's format, and return the folder."""
+    random = np.random.default_rng(0)
+    for name, shape, high in (("images-idx3", (10_000, 28, 28), 256), ("labels-idx1", (10_000,), 10)):
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+        values = random.integers(high, size=shape, dtype=np.uint8)
+        (folder / f"t10k-{name}-ubyte").write_bytes(header + values.tobytes())
+    return folder
+
+
+def tabular_epoch(rounds: int) -> Iterator[Row]:
+    """An epoch over a million rows of 32 numbers."""
+    inputs, targets = torch.randn(1_000_000, 32), torch.randn(1_000_000, 1)
+    dataset = TensorDataset(inputs, targets)
+    by_hand = DataLoader(dataset, batch_size=1024, shuffle=True)
+    case = Case(tabular_model, nn.MSELoss(), adam, Part("train", dataset), 1024, lambda epoch: by_hand)
+    hand = "loop by hand, DataLoader(TensorDataset)"
+    yield case.row("tabular epoch, 1M x 32", hand, 0.43, min(rounds, 3))
+
+
+def evaluation(rounds: int) -> Iterator[Row]:
+    """Evaluation of LeNet."""
+    torch.manual_seed(0)
+    images = TensorDataset(torch.randn(10_240, 1, 28, 28), torch.randint(10, (10_240,)))
+    loader = Loader(Part("val", images), LoaderSettings(batch_size=256), shuffle=False, seed=0)
+    model, criterion, task = LeNet(), nn.CrossEntropyLoss(), Task(nn.CrossEntropyLoss())
+    meters = Meters(MetricSet({}), torch.device("cpu"))
+
+    def ours() -> float:
+        with measured() as watch:
+            evaluate(task, model, loader, meters)
+        return watch.cpu_s
+
+    def by_hand() -> float:
+        total = 0.0
+        with measured() as watch:
+            model.eval()
+            with torch.no_grad():
+                for inputs, targets in loader.batches():
+                    total += criterion(model(inputs), targets).item() * len(inputs)
+            model.train()
+        assert total > 0
+        return watch.cpu_s
+
+    times = interleave(ours, by_hand, rounds)
+    yield Row("evaluation, LeNet, batch 256", "no-grad loop by hand, our loader", 1.02, *times, len(loader), "step")
