@@ -30,6 +30,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    from src.compat.detect import is_classical
+
+    if is_classical(argv):
+        from src.compat.evaluate import test as test_theirs
+
+        return test_theirs(argv)
     options = parse(argv)
 
     from src.saved_run import SavedRun

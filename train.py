@@ -27,6 +27,12 @@ log = logging.getLogger("src")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    from src.compat.detect import is_classical
+
+    if is_classical(argv):
+        from src.compat.run import train as train_theirs
+
+        return train_theirs(argv)
     arguments = parse_training(argv, __doc__)
     config, run_dir, state = open_run(arguments)
     return train(config, run_dir, state, command=[Path(sys.argv[0]).name, *argv])

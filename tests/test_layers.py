@@ -23,7 +23,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "config": {"utils", "data", "model", "logger", "trainer"},
     "experiment": {"utils", "data", "model", "logger", "trainer", "config"},
     "saved_run": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
-    "scripts": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "saved_run"},
+    "compat": {"utils", "data", "model", "logger", "trainer", "config"},  # projects of another template
+    "scripts": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "saved_run", "compat"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
@@ -270,6 +271,8 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
         ("src.config.x", "from src.trainer import trainer"),
         ("src.config.x", "import train"),
         ("src.data.x", "from src import trainer"),
+        ("src.trainer.x", "def f():\n    from src.compat import run"),
+        ("src.config.x", "import src.compat.detect"),
         ("train", "import test"),
     ],
 )

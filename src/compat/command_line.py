@@ -1,0 +1,107 @@
+"""Their command line, and the config that it means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.compat.checkpoint import load_theirs
+from src.compat.dialect import modernised
+from src.compat.their_config import apply_options, read_json
+from src.config.command_line import Parser
+from src.utils.errors import CheckpointError, ConfigError
+from src.utils.paths import shown_path
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    config: dict[str, Any]
+    """All sections, in the newest spelling."""
+    notes: list[str]
+    """Spellings that were translated."""
+    config_path: Path | None
+    """As named with -c."""
+    project: str | None
+    resume: Path | None
+    checkpoint: dict[str, Any] | None
+    """Content of `resume` when it is one of their `.pth` files."""
+    is_new_config: bool
+    """Whether a config was named with -c."""
+
+
+def read_request(argv: Sequence[str], prog: str, description: str | None) -> Request:
+    """Read a command line.
+
+    Raises:
+        ConfigError: It cannot be understood, or the config it means is wrong.
+    """
+    options = parse(argv, prog, description)
+    if options.config is None and options.resume is None:
+        raise ConfigError(
+            "Configuration file need to be specified. Add '-c config.json', for example; or go on with '-r CHECKPOINT'"
+        )
+    if options.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = options.device  # before CUDA starts
+    resume = Path(options.resume) if options.resume else None
+    checkpoint = load_theirs(resume) if resume and resume.suffix == ".pth" else None
+    config: dict[str, Any] = {}
+    notes: list[str] = []
+    if resume is not None:
+        config, notes = modernised(_config_beside(resume, checkpoint), shown_path(resume))
+    if options.config is not None:
+        path = Path(options.config)
+        given, more = modernised({**config, **read_json(path)}, shown_path(path))
+        config, notes = given, [*notes, *more]
+    apply_options(config, _options(options))
+    modernised(config, "command line")
+    path_given = Path(options.config) if options.config else None
+    return Request(config, notes, path_given, options.project, resume, checkpoint, options.config is not None)
+
+
+def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.Namespace:
+    """Read the words of a command line."""
+    parser = Parser(prog, f"{prog} -c config.json [-r CHECKPOINT] [KEY=VALUE ...]", description)
+    parser.add_argument("-c", "--config", metavar="FILE", help="their config.json")
+    parser.add_argument("-r", "--resume", metavar="CKPT", help="a checkpoint of theirs (.pth), or a run of ours")
+    parser.add_argument("-d", "--device", metavar="LIST", help="GPUs to use (CUDA_VISIBLE_DEVICES)")
+    parser.add_argument("--lr", "--learning_rate", "--learning-rate", dest="lr", type=float, metavar="X")
+    parser.add_argument("--bs", "--batch_size", "--batch-size", dest="bs", type=int, metavar="N")
+    parser.add_argument("--project", metavar="DIR", help="folder of model/ and data_loader/; default: this folder")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. trainer.epochs=5 or 'arch;args;width=8'"
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def _options(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    given = [("optimizer;args;lr", options.lr), ("data_loader;args;batch_size", options.bs)]
+    pairs = [(key, value) for key, value in given if value is not None]
+    for word in options.overrides:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word}: write KEY=VALUE")
+        try:
+            pairs.append((key, json.loads(text)))
+        except json.JSONDecodeError:
+            pairs.append((key, text))
+    return pairs
+
+
+def _config_beside(resume: Path, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the config of a run: `config.json` beside the checkpoint, else what the checkpoint itself holds."""
+    folder = resume if resume.is_dir() else resume.parent
+    for path in (folder / "config.json", folder.parent / "config.json"):
+        if path.is_file():
+            return read_json(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{shown_path(resume)}: there is no config.json beside it; name the config with -c")
+    held: dict[str, Any] = checkpoint["config"]
+    return held

@@ -1,0 +1,30 @@
+"""Is this command about a project of the other template? Asked of every command line, so it imports next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def is_classical(argv: Sequence[str]) -> bool:
+    """Whether the command line names a `.json` config with `arch`, one of its checkpoints, or a run made of one."""
+    return any(word.startswith("--project") or _is_theirs(word) for word in argv)
+
+
+def _is_theirs(word: str) -> bool:
+    if word.endswith(".pth"):
+        return True
+    if word.endswith(".json"):
+        return _has_arch(Path(word))
+    path = Path(word)
+    if path.suffix == ".pt":
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    return "=" not in word and _has_arch(path / "config.json")
+
+
+def _has_arch(path: Path) -> bool:
+    """Whether a JSON file says `"arch"`; one that is not JSON is left to who reads it, with its place."""
+    try:
+        return path.is_file() and '"arch"' in path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError):
+        return False

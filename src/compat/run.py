@@ -1,0 +1,181 @@
+"""Train a project written for pytorch-template, as it is: `python train.py -c their/config.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.compat.build import Parts, build_parts
+from src.compat.command_line import Request, read_request
+from src.compat.dialect import patience
+from src.compat.outputs import ProgressLines, TheirCharts, TheirCheckpoints
+from src.compat.project import Project, find_project, open_project
+from src.compat.resume import go_on_from_theirs
+from src.compat.their_config import LEVELS, ConfigParser
+from src.logger.console import closing_summary, log_to_file, setup_console
+from src.logger.logger import Logger
+from src.logger.run_dir import RunDir, write_file
+from src.logger.settings import LoggerSettings
+from src.trainer.hooks import Hook, standard_hooks
+from src.trainer.resume import open_checkpoint
+from src.trainer.schedule import Schedule
+from src.trainer.settings import TrainerSettings
+from src.trainer.trainer import Trainer
+
+log = logging.getLogger("src")
+
+DIFFERENCES = (
+    "on purpose unlike the original: metrics and loss are weighted by rows; the best is saved whenever it is best, "
+    "and a tie is none; early_stop N stops after exactly N epochs; the end is always saved; the schedule's state is "
+    "resumed (docs/migrating.md)"
+)
+
+
+def train(argv: Sequence[str]) -> int:
+    """Run the command and return its exit code."""
+    request = read_request(argv, "train.py", __doc__)
+    verbosity = request.config["trainer"].get("verbosity", 2)
+    setup_console(quiet=verbosity == 0, verbose=LEVELS.get(verbosity) == logging.DEBUG)
+    folder = find_project(request.project, request.config_path)
+    project = open_project(folder)
+    config = ConfigParser(with_paths_of(folder, request.config), request.resume)
+    device, gpus = find_devices(config.get("n_gpu", 0))
+    parts = build_parts(config, project)
+    monitor = their_monitor(config["trainer"]["monitor"], value_names(parts))
+
+    in_place = request.resume is not None and request.checkpoint is None
+    state = open_checkpoint(request.resume)[1] if in_place and request.resume else None
+    run = open_run(config, folder, request.resume if in_place else None)
+    trainer = build_trainer(config, parts, run, monitor, device)
+    if len(gpus) > 1:  # the weights keep the names of the bare model
+        trainer.forward = trainer.step.forward = nn.DataParallel(trainer.model, gpus)
+    if state is not None:
+        trainer.load_state_dict(state, str(run.path))
+    elif request.checkpoint is not None:
+        go_on_from_theirs(trainer, request.checkpoint, config, is_new_config=request.is_new_config)
+    run.write_environment(["train.py", *argv], seed=torch.initial_seed())
+    introduce(config, request, project, parts, run)
+    return fit(trainer, run)
+
+
+def fit(trainer: Trainer, run: RunDir) -> int:
+    """Train, and say how it ended."""
+    started_s = time.perf_counter()
+    try:
+        trainer.fit()
+    finally:
+        trainer.logger.close()
+    monitor = trainer.monitor
+    best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
+    seconds = time.perf_counter() - started_s
+    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch))
+    return 128 + trainer.signal if trainer.signal else 0
+
+
+def with_paths_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with data that lie in the project's folder named so that they are found from anywhere."""
+    new = json.loads(json.dumps(config))
+    for section in (part for part in new.values() if isinstance(part, dict) and isinstance(part.get("args"), dict)):
+        for name, value in section["args"].items():
+            if isinstance(value, str) and "/" in value and not Path(value).exists() and (folder / value).exists():
+                section["args"][name] = str(folder / value)
+    return new  # type: ignore[no-any-return]
+
+
+def find_devices(n_gpu: int) -> tuple[torch.device, list[int]]:
+    """Return the device of the model, and the GPUs that share the work."""
+    present = torch.cuda.device_count()
+    if n_gpu > present:
+        log.warning("n_gpu is %d, this machine has %d; training on %s", n_gpu, present, present or "the CPU")
+    gpus = list(range(min(n_gpu, present)))
+    return torch.device("cuda:0" if gpus else "cpu"), gpus
+
+
+def value_names(parts: Parts) -> dict[str, str]:
+    """Return what this run logs: their name to ours."""
+    names = ["loss", *parts.metrics.compute()]
+    ours = {name: f"train/{name}" for name in names}
+    return ours | ({f"val_{name}": f"val/{name}" for name in names} if "val" in parts.loaders else {})
+
+
+def their_monitor(spec: str, names: Mapping[str, str]) -> str:
+    """Return `min val_loss` as `min val/loss`; a value that is not logged switches the monitor off, as theirs does."""
+    mode, _, name = spec.partition(" ")
+    if mode == "off":
+        return "off"
+    if name not in names:
+        log.warning("trainer.monitor: %r is not logged, only %s; monitoring is off", name, ", ".join(names))
+        return "off"
+    return f"{mode} {names[name]}"
+
+
+def open_run(config: ConfigParser, folder: Path, resume: Path | None) -> RunDir:
+    """Make the folder of a new run, `save_dir/models/<name>/<MMDD_HHMMSS>`, or open that of a run which goes on."""
+    save_dir = folder / Path(config["trainer"].get("save_dir", "saved/")).expanduser()
+    if resume is None:
+        run = RunDir.create(save_dir / "models", config["name"])
+    else:
+        run = RunDir.open(open_checkpoint(resume)[0])
+    config.save_dir = run.path
+    config.log_dir = run.path.parents[2] / "log" / config["name"] / run.path.name
+    config.log_dir.mkdir(parents=True, exist_ok=True)
+    write_file(run.path / "config.json", json.dumps(config.config, indent=4) + "\n")
+    log_to_file(config.log_dir / "info.log")
+    return run
+
+
+def build_trainer(config: ConfigParser, parts: Parts, run: RunDir, monitor: str, device: torch.device) -> Trainer:
+    """Translate section `trainer`, and introduce everyone to the loop."""
+    theirs = config["trainer"]
+    batch_size = getattr(parts.loaders["train"].loader, "batch_size", None) or 1
+    settings = TrainerSettings(
+        epochs=theirs["epochs"],
+        monitor=monitor,
+        patience=patience(theirs),
+        save_every_epochs=theirs.get("save_period", 1),
+        log_every_steps=max(1, math.isqrt(batch_size)),
+    )
+    shown = LoggerSettings(tensorboard=bool(theirs.get("tensorboard", False)), histograms_every_epochs=1)
+    sinks = [TheirCharts(config.log_dir)] if shown.tensorboard and config.log_dir else []
+    own = TheirCheckpoints(run.path, settings.save_every_epochs, config.config)
+    hooks: list[Hook] = [*standard_hooks(shown), ProgressLines(), own]
+    return Trainer(
+        parts.task,
+        parts.model,
+        parts.loaders["train"],
+        {"optimizer": parts.optimizer},
+        settings,
+        schedules={"lr_scheduler": Schedule(parts.optimizer, parts.scheduler, "epoch", monitor=monitor.split()[-1])},
+        val_loaders={name: loader for name, loader in parts.loaders.items() if name == "val"},
+        metrics=parts.metrics,
+        logger=Logger(sinks),
+        checkpoints=run.checkpoints,
+        hooks=hooks,
+        device=device,
+        memory={"train_loader": parts.loaders["train"]},
+        record={"config": config.config},
+    )
+
+
+def introduce(config: ConfigParser, request: Request, project: Project, parts: Parts, run: RunDir) -> None:
+    """Say what is about to run, and where it is not what they know."""
+    rows = ", ".join(f"{name} {loader.num_rows}" for name, loader in parts.loaders.items())
+    log.info("project %s, run %s", project.folder, run.path)
+    log.info("%s", parts.model)
+    log.info("data    %s rows", rows)
+    for note in request.notes:
+        log.info("config  %s", note)
+    log.info("%s", DIFFERENCES)
+    if (project.folder / "trainer" / "trainer.py").is_file():
+        log.info(
+            "trainer/trainer.py is not run, Keel's own loop trains; what you changed there goes into a task or hook"
+        )
+    log.debug("config  %s", json.dumps(config.config))
