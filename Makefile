@@ -24,6 +24,9 @@ test-full: setup-dev
 bench: setup-dev
 	$(VENV_PYTHON) -m benchmarks $(ARGS)
 
+chaos: setup-dev
+	$(VENV_PYTHON) -m tests.chaos $(ARGS)
+
 lint: setup-dev
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .

@@ -209,7 +209,9 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path)
             process.stdout.readline()
             time.sleep(0.2 + 0.3 * draw.random())
             process.send_signal(signal.SIGKILL)
-        content = CheckpointStore(folder).newest()[1]
+        killed = CheckpointStore(folder)
+        killed.recover()
+        content = killed.newest()[1]
         assert float(content["model"]["weight"][0]) == content["progress"]["step"]
         assert not list(folder.glob(".tmp-*")), "litter of a killed save is swept at the start"
 

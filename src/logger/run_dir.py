@@ -142,6 +142,8 @@ class RunDir:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._lock = descriptor
+        for litter in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+            litter.unlink(missing_ok=True)
         # A loader worker that outlives a killed run must not hold its lock: the child lets go, the parent keeps it.
         os.register_at_fork(after_in_child=self._forget_lock)
 

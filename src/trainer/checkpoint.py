@@ -43,8 +43,22 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
-        for litter in folder.glob(".tmp-*"):
+
+    def recover(self) -> None:
+        """Tidy up after a save that was killed. Only the process that writes here may call this, not a reader."""
+        for litter in self.folder.glob(".tmp-*"):
             litter.unlink()
+        for path in self.folder.glob("step-*.pt"):
+            if not path.with_suffix(".json").exists():
+                path.unlink()  # never committed
+        best = read_manifest(self.folder / "best.json")
+        for manifest_path in sorted(self.folder.glob("step-*.json"), reverse=True):
+            manifest = read_manifest(manifest_path)
+            if manifest and manifest.get("is_best"):
+                path = manifest_path.with_suffix(".pt")
+                if manifest != best and is_whole(path):  # killed between the commit and the link
+                    self._make_best(path, manifest)
+                return
 
     def save(self, state: Mapping[str, Any], step: int, is_best: bool) -> Path:
         """Write `state` so that it is on disk, whole, when this returns.
@@ -61,8 +75,7 @@ class CheckpointStore:
             self._write_manifest(path.with_suffix(".json"), manifest)
             self._link(path, "last.pt")
             if is_best:
-                self._link(path, "best.pt")
-                self._write_manifest(self.folder / "best.json", manifest)
+                self._make_best(path, manifest)
             sync_folder(self.folder)
         except OSError as error:
             for litter in self.folder.glob(".tmp-*"):
@@ -72,7 +85,7 @@ class CheckpointStore:
                 f"{shown_path(path)}: cannot be saved: {error.strerror or error}; {free_mib:.0f} MiB are free there. "
                 "Older checkpoints are intact"
             ) from error
-        self._retire()
+        self._retire(path)
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]]:
@@ -120,10 +133,20 @@ class CheckpointStore:
         except OSError:  # no hard links on this file system
             shutil.copyfile(path, temporary)
         temporary.replace(self.folder / name)
+        temporary.unlink(missing_ok=True)  # two links to one file: POSIX rename does nothing and leaves both
 
-    def _retire(self) -> None:
-        """Delete what is older than the `keep` newest; the manifest first, for it makes a file a checkpoint."""
-        for manifest_path in sorted(self.folder.glob("step-*.json"))[: -self.keep]:
+    def _make_best(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self._link(path, "best.pt")
+        self._write_manifest(self.folder / "best.json", manifest)
+
+    def _retire(self, newest: Path) -> None:
+        """Delete what is older than the `keep` newest; the manifest first, for it makes a file a checkpoint.
+
+        What is of a later step is deleted too: a run that went back to an older checkpoint has left that future.
+        """
+        manifests = sorted(self.folder.glob("step-*.json"))
+        end = manifests.index(newest.with_suffix(".json")) + 1
+        for manifest_path in [*manifests[: max(0, end - self.keep)], *manifests[end:]]:
             manifest_path.unlink(missing_ok=True)
             manifest_path.with_suffix(".pt").unlink(missing_ok=True)
 
@@ -199,6 +222,15 @@ def _check_whole(path: Path) -> None:
         raise CheckpointError(f"{shown_path(path)}: has {num_bytes} bytes, {known[0]['bytes']} were saved")
     if (num_bytes, file_checksum(path)) not in {(manifest["bytes"], manifest["crc32"]) for manifest in known}:
         raise CheckpointError(f"{shown_path(path)}: checksum differs, the file was damaged after it was saved")
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint file is there and as it was saved."""
+    try:
+        _check_whole(path)
+    except (OSError, CheckpointError):
+        return False
+    return True
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

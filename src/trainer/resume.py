@@ -43,8 +43,11 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
 
 def newest_run(save_dir: Path, name: str) -> Path | None:
     """Return the newest run directory of `name` that holds a checkpoint, or None."""
-    runs = [path.parent.parent for path in (save_dir / name).glob("*/checkpoints/last.pt")]
-    return max(runs, key=lambda run: (run / "checkpoints" / "last.pt").stat().st_mtime_ns, default=None)
+    saved_at: dict[Path, int] = {}
+    for manifest in (save_dir / name).glob("*/checkpoints/step-*.json"):
+        run = manifest.parents[1]
+        saved_at[run] = max(saved_at.get(run, 0), manifest.stat().st_mtime_ns)
+    return max(saved_at, key=lambda run: saved_at[run], default=None)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -111,13 +111,14 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train to the end that the settings name, and return the last values logged.
 
-        Stops before that after `patience`, when a hook asks, or on SIGINT or SIGTERM (then `signal` holds its number).
-        The last state is saved in every case.
+        Stops and saves before that after `patience`, when a hook asks, or on a signal (then `signal` is its number).
 
         Raises:
             NumericsError: A loss is not finite. On the CPU that step is not applied; it is never saved.
             ResourceError: Three saves in a row failed, or the one at the end.
         """
+        if self.store:
+            self.store.recover()
         self._tell("on_fit_start")
         try:
             with StopSignals() as self._signals:
@@ -144,18 +145,19 @@ class Trainer:
             if self.ema:
                 self.ema.update()
             self._after_step()
-            if self._must_stop() or (self.is_finished and self.progress.batch < self._batches_per_epoch):
+            is_last = self.progress.step >= self.settings.num_steps
+            if self._must_stop() or (is_last and self.progress.batch < self._batches_per_epoch):
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
         elapsed_s = time.perf_counter() - started_s
         self._end_epoch({"time/samples_per_s": (self.progress.samples - samples_before) / elapsed_s})
 
-    def _groups(self) -> Iterator[list[Any]]:
-        """Yield the batches of one step at a time, from where the epoch stands."""
-        batches = iter(self.train_loader.batches(self.progress.epoch, self.progress.batch))
-        while group := list(islice(batches, self.settings.accumulate_steps)):
-            yield group
+    def _groups(self) -> Iterator[tuple[Any, ...]]:
+        """Return the batches of one step at a time, from where the epoch stands."""
+        batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
+        size = self.settings.accumulate_steps
+        return zip(batches, strict=True) if size == 1 else iter(lambda: tuple(islice(batches, size)), ())
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
