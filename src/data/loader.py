@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,11 @@ from src.data.stream import PartStream
 from src.data.worker import PartReader, WorkerStart, checked, identity, starting_workers, watched_workers, worker_error
 from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.seed import mix_seed
+
+SLICED_BYTES = 1 << 18
+"""Read at once at most: what fits into a processor's cache."""
+ALIGNMENT = 64
+"""Bytes: torch's own tensors begin at multiples of it."""
 
 
 class Loader:
@@ -71,6 +77,7 @@ class Loader:
         else:
             self._order = RowOrder(part, settings, shuffle, seed, sampler, batch_sampler)
         self._keys = _Keys(self._order) if self._order is not None else None
+        self._order_is_ours = sampler is None and batch_sampler is None
         self._torch_loader: DataLoader[Any] | None = None
         _check_not_empty(self)
 
@@ -95,8 +102,31 @@ class Loader:
             yield from self._stream.batches(epoch, start)
         else:
             assert self._order is not None
-            for rows in self._order.batches(epoch, start):
-                yield self.part.read(epoch, rows, self._collate)
+            at_once = self._batches_at_once
+            skipped = start % at_once  # of a resume: slices must lie in memory as they did
+            for rows in self._order.batches(epoch, start - skipped, at_once):
+                batch = self.part.read(epoch, rows, self._collate)
+                if at_once == 1:
+                    yield batch
+                else:
+                    slices = zip(*(tensor.split(self.settings.batch_size) for tensor in batch), strict=True)
+                    yield from islice(map(type(batch), slices), skipped, None)
+                    skipped = 0
+
+    @cached_property
+    def _batches_at_once(self) -> int:
+        """Return how many small batches are read together and then sliced; 1 where each must be read by itself.
+
+        Slices must begin where fresh tensors do, or the processor adds in another order and the last bits differ.
+        """
+        if not self.part.is_sliceable or self._collate is not None or not self._order_is_ours:
+            return 1
+        row = self.part.read(0, [0])
+        if type(row) not in (tuple, list) or not all(isinstance(value, Tensor) for value in row):
+            return 1
+        sizes = [value.nbytes * self.settings.batch_size for value in row]
+        is_aligned = all(size % ALIGNMENT == 0 for size in sizes)
+        return max(1, min(len(self), SLICED_BYTES // sum(sizes))) if is_aligned else 1
 
     def peek(self, num_rows: int) -> Any:
         """Return a batch of the first `num_rows` rows, read in this process, as the first epoch has them."""

@@ -53,16 +53,23 @@ class RowOrder:
         length = len(self._sampler(0))  # type: ignore[arg-type]
         return length if self.yields_batches else num_batches(length, self.batch_size, self.drop_last)
 
-    def batches(self, epoch: int, start: int) -> Iterator[Tensor]:
-        """Yield the row numbers of each batch, int64 [batch_size], from batch number `start` on."""
+    def batches(self, epoch: int, start: int, at_once: int = 1) -> Iterator[Tensor]:
+        """Yield the row numbers of each batch, int64 [batch_size], from batch number `start` on.
+
+        Args:
+            epoch: Counted from 0.
+            start: Counted from 0.
+            at_once: Yield the rows of so many batches together. Only where no sampler decides.
+        """
         if self.make_sampler is not None:
             yield from islice(self._sampled(epoch), start, None)
             return
         num_rows = len(self.part)
         end = num_rows - num_rows % self.batch_size if self.drop_last else num_rows
         order = torch.randperm(num_rows, generator=self._generator(epoch)) if self.shuffle else None
-        for first in range(start * self.batch_size, end, self.batch_size):
-            last = min(first + self.batch_size, end)
+        size = self.batch_size * at_once
+        for first in range(start * self.batch_size, end, size):
+            last = min(first + size, end)
             yield torch.arange(first, last) if order is None else order[first:last]
 
     def _generator(self, epoch: int) -> Generator:

@@ -48,6 +48,8 @@ class Part:
         self.is_iterable = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
         batchwise = all(getattr(transform, "takes_batch", False) for transform in self.transforms)
         self._read_batch = _batch_reader(dataset) if batchwise else None
+        self.is_sliceable = self._read_batch is not None and type(dataset) is TensorDataset
+        """Whether reading many batches at once and slicing gives what reading each gives."""
         self._draws = not batchwise  # whether reading a row draws random numbers; found out while it does not
 
     def __len__(self) -> int:

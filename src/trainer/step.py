@@ -46,13 +46,26 @@ class Step:
         self.grad_norm: Tensor | None = None
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
-        self.make: Callable[[Sequence[Any]], None] = self._update_by_task if hasattr(task, "update") else self._update
+        is_plain = settings.accumulate_steps == 1 and settings.amp_dtype is None
+        own = self._update_plainly if is_plain else self._update
+        self.make: Callable[[Sequence[Any]], None] = self._update_by_task if hasattr(task, "update") else own
         """Make one update from the micro-batches given."""
+
+    def _update_plainly(self, batches: Sequence[Any]) -> None:
+        """Do what `_update` does, where one batch makes a step and nothing is scaled: half the cost of a tiny step."""
+        drop_gradients(self.optimizers)
+        batch = to_device(batches[0], self.device)
+        output = self.task.step(self.forward, batch)
+        self.take(output, batch)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        if self.max_grad_norm is not None:
+            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+        drop_gradients(self.optimizers)
         weights: list[Weight] = []
         for host_batch in batches:
             batch = to_device(host_batch, self.device)
@@ -78,6 +91,17 @@ class Step:
             with self.amp():
                 output = self.task.update(self.forward, batch, self.optimizers)  # type: ignore[attr-defined]
             self.take(output, batch)
+
+
+def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
+    """Do what `zero_grad` does, without the profiler's record that makes it ten times as dear."""
+    for optimizer in optimizers.values():
+        if type(optimizer).zero_grad is not Optimizer.zero_grad:
+            optimizer.zero_grad()
+            continue
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 def share(weights: Sequence[Weight], num_batches: int) -> Weight:

@@ -145,8 +145,7 @@ class Trainer:
             if self.ema:
                 self.ema.update()
             self._after_step()
-            is_last = self.progress.step >= self.settings.num_steps
-            if self._must_stop() or (is_last and self.progress.batch < self._batches_per_epoch):
+            if self._must_stop() or (self.is_finished and self.progress.batch < self._batches_per_epoch):
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
@@ -155,9 +154,8 @@ class Trainer:
 
     def _groups(self) -> Iterator[tuple[Any, ...]]:
         """Return the batches of one step at a time, from where the epoch stands."""
-        batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
-        size = self.settings.accumulate_steps
-        return zip(batches, strict=True) if size == 1 else iter(lambda: tuple(islice(batches, size)), ())
+        batches = iter(self.train_loader.batches(self.progress.epoch, self.progress.batch))
+        return iter(lambda: tuple(islice(batches, self.settings.accumulate_steps)), ())
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
