@@ -22,10 +22,10 @@ def run_straight(folder: Path, **options: object) -> tuple[dict[str, torch.Tenso
 def run_with_stops(
     folder: Path, stops: list[int], workers: list[int], **options: object
 ) -> tuple[dict[str, torch.Tensor], str]:
-    """Stop after each of `stops`, and resume in a trainer built with another seed: all that counts must come from the file."""
+    """Stop after each of `stops`, and resume with the streams seeded otherwise: all must come from the file."""
     for turn, stop in enumerate([*stops, None]):
-        seed = int(options.pop("seed", 3)) if turn == 0 else 3  # type: ignore[call-overload]
-        trainer = make_trainer(folder, kill_at=stop, num_workers=workers[turn % len(workers)], seed=seed, **options)  # type: ignore[arg-type]
+        num_workers = workers[turn % len(workers)]
+        trainer = make_trainer(folder, kill_at=stop, num_workers=num_workers, **options)  # type: ignore[arg-type]
         if turn > 0:
             torch.manual_seed(1000 + turn)
             trainer.load_state_dict(open_checkpoint(folder)[1])

@@ -1,4 +1,7 @@
-"""What the sections `data.split` and `loader` of a config may say. No torch here: a config is checked before torch is imported."""
+"""What the sections `data.split` and `loader` of a config may say.
+
+No torch here: a config is checked before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class LoaderSettings:
     """Leave out the last batch of an epoch when it is smaller than `batch_size`."""
 
     sampler: Any = None
-    """Component that yields row numbers, e.g. `{type: WeightedRandomSampler, args: {weights: [...], num_samples: 100}}`."""
+    """Component that yields row numbers: `{type: WeightedRandomSampler, args: {weights: [...], num_samples: 100}}`."""
 
     batch_sampler: Any = None
     """Component that yields lists of row numbers, instead of `batch_size`, `shuffle`, `sampler` and `drop_last`."""

@@ -235,7 +235,8 @@ class Trainer:
         is_best, self.is_best = self.is_best, False
         if self.store is None:
             return
-        self._train_values()  # raises rather than save weights that a loss of nan has touched
+        if not math.isfinite(loss := self.meters.loss.compute()):  # never save weights that a loss of nan has touched
+            raise NumericsError(self._explain(loss))
         try:
             self.store.save(self.state_dict(), self.progress.step, is_best)
         except ResourceError as error:
