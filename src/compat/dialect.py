@@ -64,6 +64,7 @@ def _sections(new: Section, notes: list[str], wrong: list[str]) -> None:
         notes.append(f"cuda and gpu are now n_gpu: {new['n_gpu']}; choose which with -d")
     visual = new.get("visualization")
     if isinstance(visual, dict) and "tensorboardX" in visual:
+        new["visualization"] = {key: value for key, value in visual.items() if key != "tensorboardX"}
         new["trainer"] = {"tensorboard": visual["tensorboardX"], **(new.get("trainer") or {})}
         notes.append("visualization.tensorboardX is now trainer.tensorboard")
     for name in VALID_LOADERS[1:]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from src.compat.their_config import ConfigParser
 from src.trainer.resume import load_weights
+from src.trainer.schedule import learning_rates
 from src.trainer.trainer import Trainer
 from src.utils.errors import CheckpointError
 
@@ -33,6 +35,9 @@ def go_on_from_theirs(
         trainer.load_state_dict({**state, "logger": trainer.logger.state_dict()})
     else:
         _take_over(trainer, checkpoint, config, same_optimizer)
+    if same_optimizer and checkpoint["config"]["optimizer"] != config["optimizer"]:
+        rates = ", ".join(f"{rate:g}" for rate in learning_rates(trainer.optimizers).values())
+        log.warning("optimizer.args differ from those of the checkpoint, whose state counts: learning rate %s", rates)
     if trainer.is_finished:
         raise CheckpointError(
             f"the checkpoint has {trainer.progress.epoch} epochs and trainer.epochs is {config['trainer']['epochs']}: "
@@ -46,16 +51,14 @@ def _take_over(trainer: Trainer, checkpoint: Mapping[str, Any], config: ConfigPa
     if old["arch"] != config["arch"]:
         log.warning("arch differs from that of the checkpoint; its weights are loaded all the same, if they fit")
     load_weights(trainer.model, checkpoint["state_dict"], "checkpoint")
-    for schedule in trainer.schedules.values():
-        for _ in range(epoch):
-            schedule.after_epoch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch expects an optimizer step before: it was in another run
+        for schedule in trainer.schedules.values():
+            for _ in range(epoch):
+                schedule.after_epoch()
     optimizer = trainer.optimizers["optimizer"]
     if same_optimizer:
-        wanted = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint["optimizer"])
-        taken = [group["lr"] for group in optimizer.param_groups]
-        if any(not math.isclose(*pair) for pair in zip(wanted, taken, strict=True)):
-            log.warning("learning rate %s is the checkpoint's, the config's would be %s", taken, wanted)
     else:
         log.warning("optimizer.type differs from that of the checkpoint; the optimizer starts afresh")
     progress = trainer.progress

@@ -38,6 +38,9 @@ DIFFERENCES = (
     "resumed (docs/migrating.md)"
 )
 
+PATH_ENDINGS = ("dir", "path", "root", "file", "folder")
+"""How arguments are called that name files even when there is no `/` in them."""
+
 
 def train(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
@@ -73,10 +76,12 @@ def fit(trainer: Trainer, run: RunDir) -> int:
         trainer.fit()
     finally:
         trainer.logger.close()
+        run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch))
+    summary = closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch)
+    log.info("%s", summary.rpartition("\n")[0])  # its last line names another folder for the charts
     return 128 + trainer.signal if trainer.signal else 0
 
 
@@ -85,7 +90,8 @@ def with_paths_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     new = json.loads(json.dumps(config))
     for section in (part for part in new.values() if isinstance(part, dict) and isinstance(part.get("args"), dict)):
         for name, value in section["args"].items():
-            if isinstance(value, str) and "/" in value and not Path(value).exists() and (folder / value).exists():
+            is_path = isinstance(value, str) and ("/" in value or name.endswith(PATH_ENDINGS))
+            if is_path and not Path(value).exists() and (folder / value).exists():
                 section["args"][name] = str(folder / value)
     return new  # type: ignore[no-any-return]
 
