@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.config.answers import answer
 from src.config.command_line import Arguments, parse_training
 from src.utils.command import run_command
 
@@ -34,6 +35,10 @@ def main(argv: Sequence[str]) -> int:
 
         return train_theirs(argv)
     arguments = parse_training(argv, __doc__)
+    answered = answer(arguments)
+    if answered is not None:
+        print(answered)
+        return 0
     config, run_dir, state = open_run(arguments)
     return train(config, run_dir, state, command=[Path(sys.argv[0]).name, *argv])
 

@@ -21,7 +21,14 @@ class Arguments:
     config: Path | None
     resume: str | None
     overrides: tuple[str, ...]
-    trusted: tuple[str, ...]
+    trusted: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Keys that may differ from the run that goes on, though they should not."""
+
+    check: bool = False
+    print_config: bool = False
+    list_kind: str | None = None
+    explain: str | None = None
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,12 +68,45 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("-r", "--resume", metavar="RUN", help="go on with a run directory, a checkpoint, or `auto`")
     parser.add_argument("--lr", "--learning-rate", dest="lr", metavar="X", help="learning rate (optimizer.args.lr)")
     add_common_options(parser)
+    _add_questions(parser)
     options = parser.parse_intermixed_args(argv)
-    if options.config is None and (options.resume is None or options.resume == "auto"):
+    if options.print_config and options.config is None:
+        parser.error("--print-config needs -c CONFIG; the config of a run is RUN/config.yaml")
+    is_answered_without = options.list_kind is not None or options.explain is not None
+    if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
     config = None if options.config is None else find_config(options.config)
-    return Arguments(config, options.resume, collect_overrides(options), tuple(options.trust))
+    return Arguments(
+        config,
+        options.resume,
+        collect_overrides(options),
+        trusted=tuple(options.trust),
+        allowed=tuple(options.allow_change),
+        check=options.check,
+        print_config=options.print_config,
+        list_kind=options.list_kind,
+        explain=options.explain,
+    )
+
+
+def _add_questions(parser: Parser) -> None:
+    """Add what `train.py` answers instead of training."""
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="KEY", help="with -r: let this key differ from the run"
+    )
+    group = parser.add_argument_group("instead of training")
+    group.add_argument("--check", action="store_true", help="build everything, try one step, report; write nothing")
+    group.add_argument("--print-config", action="store_true", help="print the resolved config, and where it says so")
+    group.add_argument(
+        "--list",
+        dest="list_kind",
+        nargs="?",
+        const="all",
+        metavar="KIND",
+        help="what can be written: models, losses...",
+    )
+    group.add_argument("--explain", metavar="KEY", help="what a key means, e.g. trainer.patience or optimizer.args.lr")
 
 
 def find_config(name: str) -> Path:
