@@ -126,7 +126,7 @@ class Loader:
             return 1
         sizes = [value.nbytes * self.settings.batch_size for value in row]
         is_aligned = all(size % ALIGNMENT == 0 for size in sizes)
-        return max(1, min(len(self), SLICED_BYTES // sum(sizes))) if is_aligned else 1
+        return max(1, min(len(self), SLICED_BYTES // max(1, sum(sizes)))) if is_aligned else 1
 
     def peek(self, num_rows: int) -> Any:
         """Return a batch of the first `num_rows` rows, read in this process, as the first epoch has them."""
