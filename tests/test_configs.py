@@ -1,0 +1,95 @@
+"""Every config that ships begins with its three lines and trains two steps, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SHARED = ROOT.parent / "shared" / "data"
+LOCAL_DATA = {  # config -> (what must be there, overrides that point to it)
+    "mnist": (
+        SHARED / "mnist" / "t10k-images-idx3-ubyte.gz",
+        [f"data.train.args={{folder: '{SHARED}/mnist', part: test}}", f"data.test.args.folder='{SHARED}/mnist'"],
+    ),
+    "startups": (SHARED / "50_Startups.csv", [f"data.args.file='{SHARED}/50_Startups.csv'"]),
+}
+
+
+def train(config: Path, *overrides: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run train.py from another folder, on local data, saving below `folder`."""
+    needed, local = LOCAL_DATA.get(config.stem, (None, []))
+    if needed is not None and not needed.exists():
+        pytest.skip(f"{needed.name} is not there")
+    command = [sys.executable, str(ROOT / "train.py"), "-c", str(config), f"trainer.save_dir='{folder}'", *local]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *overrides], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def final_values(folder: Path) -> dict[str, float]:
+    """The last row of the only run's metrics.csv."""
+    header, *rows = next(folder.glob("*/*/metrics.csv")).read_text(encoding="utf-8").splitlines()
+    return {key: float(value) for key, value in zip(header.split(","), rows[-1].split(","), strict=True) if value}
+
+
+def test_the_configs_of_the_readme_are_there() -> None:
+    names = {path.name for path in CONFIGS}
+    assert {"digits.yaml", "mnist.yaml", "startups.yaml", "line.yaml", "diabetes_mlp.yaml"} <= names
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_three_lines_say_what_a_config_is(config: Path) -> None:
+    lines = config.read_text(encoding="utf-8").splitlines()
+    shows, expect, command, fourth = [line for line in lines if not line.startswith("# yaml-language-server:")][:4]
+    assert re.match(r"# Shows: \w.*[.]$", shows) and re.match(r"# Expect: \w.*[.]$", expect)
+    assert command == f"# Run: python train.py -c configs/{config.name}"
+    assert not fourth.startswith("#")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_trains_two_steps(config: Path, tmp_path: Path) -> None:
+    done = train(config, "trainer.max_steps=2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert final_values(tmp_path)["step"] == 2
+    assert list(tmp_path.glob("*/*/checkpoints/last.pt"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "metric", "least", "overrides"),
+    [
+        ("mnist", "val/accuracy", 0.97, ["data.split.val=0.2"]),
+        ("startups", "val/r2", 0.8, []),
+        ("diabetes_mlp", "val/r2", 0.3, []),
+    ],
+)
+def test_a_config_keeps_its_promise(name: str, metric: str, least: float, overrides: list[str], tmp_path: Path) -> None:
+    done = train(ROOT / "configs" / f"{name}.yaml", *overrides, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert final_values(tmp_path)[metric] >= least
+
+
+def test_the_line_is_found(tmp_path: Path) -> None:
+    done = train(ROOT / "configs" / "line.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert final_values(tmp_path)["val/loss"] < 1e-6
+
+
+def test_digits_are_read_well(tmp_path: Path) -> None:
+    done = train(ROOT / "configs" / "digits.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = next(tmp_path.glob("digits/*"))
+    command = [sys.executable, str(ROOT / "test.py"), "-r", str(run)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    found = re.search(r"accuracy +([\d.]+)", done.stdout)
+    assert done.returncode == 0 and found, done.stderr
+    assert float(found[1]) >= 0.97

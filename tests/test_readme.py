@@ -1,0 +1,173 @@
+"""README and docs/config.md, done to the letter in a copy of the project.
+
+How a fence is read:
+- ```bash           each line is run; `fails=2` says with which exit code
+- ```text output    what the block before prints, line by line, any digits for digits; `...` leaves lines out
+- ```python title=  the file is written
+- ```yaml title=    the keys replace those of that config, which is then trained for two steps; a new file is written
+- ```sh setup       is not run here, but must be what the Makefile does
+A run id such as 1121_054238 stands for the newest run. Long runs may be cut by an override that is appended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+
+class Block(NamedTuple):
+    """A fence of a page."""
+
+    line: int
+    language: str
+    info: str
+    text: str
+
+
+FENCE = re.compile(r"^```(\w+)?[ ]?(.*?)\n(.*?)^```$", re.S | re.M)
+RUN_ID = re.compile(r"\b\d{4}_\d{6}\b")
+PAGES = ("README.md", "docs/config.md")
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [
+        Block(text.count("\n", 0, match.start()) + 1, match[1] or "", match[2], match[3])
+        for match in FENCE.finditer(text)
+    ]
+
+
+def commands(block: Block) -> list[str]:
+    return [line for line in block.text.replace("\\\n", "").splitlines() if line.strip()]
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line as a shell would, with `python` being this one."""
+    if found := RUN_ID.search(command):
+        runs = sorted((folder / "saved" / "digits").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        command = command.replace(found[0], next(run.name for run in runs if RUN_ID.fullmatch(run.name)))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def shape(line: str) -> str:
+    """A line of output without its numbers and its marks."""
+    return re.sub(r"\s+", " ", re.sub(r"[\d.,e+-]*\d[\d.,e+-]*|[▲▼△▽*]", "#", line)).replace("# #", "#").strip()
+
+
+def check_output(shown: str, got: str, where: str) -> None:
+    lines = [shape(line) for line in got.splitlines()]
+    for line in shown.splitlines():
+        wanted = shape(line)
+        is_there = any(each.startswith(wanted) for each in lines)
+        assert line.strip() == "..." or is_there, f"{where}: `{line}` is not in the output:\n{got}"
+
+
+@pytest.fixture(scope="module")
+def copy(copy_project: Callable[[], Path]) -> Path:
+    return copy_project()
+
+
+def test_the_pages_are_read() -> None:
+    assert sum(block.language == "bash" for page in PAGES for block in blocks(page)) >= 8
+    assert sum(block.info.startswith("title=") for block in blocks("README.md")) == 10
+
+
+def test_every_command_does_what_the_page_says(copy: Path) -> None:
+    for page in PAGES:
+        output = ""
+        for block in blocks(page):
+            where = f"{page}:{block.line}"
+            if block.language == "bash":
+                expected = int(block.info.removeprefix("fails=") or 0)
+                output = ""
+                for command in commands(block):
+                    done = run(command, copy)
+                    output += done.stdout + done.stderr
+                    assert done.returncode == expected, f"{where}: {command}\n{output}"
+            elif block.language == "yaml" and block.info and not (ROOT / title(block)).exists():
+                (copy / title(block)).write_text(block.text, encoding="utf-8")
+            elif block.info == "output":
+                check_output(block.text, output, where)
+
+
+def own_parts() -> list[tuple[Block, Block]]:
+    """The pairs of a file and a section of YAML that `Add your own` shows."""
+    titled = [block for block in blocks("README.md") if block.info.startswith("title=")]
+    return list(zip(titled[::2], titled[1::2], strict=True))
+
+
+def title(block: Block) -> str:
+    return block.info.removeprefix("title=").strip('"')
+
+
+@pytest.mark.parametrize(("code", "section"), own_parts(), ids=lambda block: title(block))
+def test_one_file_and_one_line_of_yaml_add_a_part(code: Block, section: Block, copy: Path) -> None:
+    assert (code.language, section.language) == ("python", "yaml") and len(section.text.splitlines()) == 1
+    (copy / title(code)).write_text(code.text, encoding="utf-8")
+    original = (ROOT / title(section)).read_text(encoding="utf-8")
+    values = {**yaml.safe_load(original), **yaml.safe_load(section.text)}
+    values["optimizer"]["args"]["lr"] = 0.005  # PyYAML reads 5e-3 as text
+    name = Path(title(code)).stem
+    config = copy / "configs" / f"{name}.yaml"
+    config.write_text(yaml.safe_dump({**values, "name": name}), encoding="utf-8")
+    done = run(f"python train.py -c configs/{name}.yaml trainer.max_steps=2 trainer.log_every_steps=1", copy)
+    assert done.returncode == 0, done.stderr
+    saved = next((copy / "saved" / name).glob("*/config.yaml")).read_text(encoding="utf-8")
+    assert name in saved
+    if name in ("confidence", "modest"):
+        shown = {"confidence": "cohen_kappa_score", "modest": "entropy"}[name]
+        assert shown in done.stdout + done.stderr, done.stdout
+
+
+def test_what_is_done_without_make_is_what_make_does() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for variable, value in re.findall(r"^(\w+) \??:?= (.*)$", makefile, re.M):
+        makefile = makefile.replace(f"$({variable})", value)
+    makefile = makefile.replace("$(VENV)", ".venv").replace(" $(ARGS)", "")
+    steps = [line for block in blocks("README.md") if block.info == "setup" for line in commands(block)]
+    assert len(steps) == 5
+    for step in steps[1:]:
+        assert f"\t{step}\n" in makefile, step
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    ]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_table_of_exit_codes_is_that_of_the_code() -> None:
+    from src.utils import errors
+
+    codes = {each.exit_code for each in vars(errors).values() if isinstance(each, type) and hasattr(each, "exit_code")}
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("## ")[0]
+    assert codes | {0, 130} == {int(code) for code in re.findall(r"^\| (\d+)", table, re.M)}
+
+
+def test_every_path_that_readme_and_architecture_name_exists() -> None:
+    pattern = r"`((?:src|docs|configs|tests)/[\w/.]+?|\w+\.(?:py|txt|md))/?`"
+    for page in ("README.md", "docs/architecture.md", "CONTRIBUTING.md"):
+        text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+        named = set(re.findall(pattern, text)) - {"log.txt", "tiny.py"}
+        missing = [name for name in named if not (ROOT / name).exists() and name != "configs/x.yaml"]
+        assert not missing, f"{page}: {missing}"
