@@ -40,10 +40,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = torch.backends.cudnn.deterministic, logging.getLogger().handlers[:]
+    before, threads = torch.backends.cudnn.deterministic, torch.get_num_threads()
+    handlers = logging.getLogger().handlers[:]
+    torch.set_num_threads(1)
     yield tmp_path
-    torch.backends.cudnn.deterministic = before[0]
-    for handler in set(logging.getLogger().handlers) - set(before[1]):
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = before
+    for handler in set(logging.getLogger().handlers) - set(handlers):
         logging.getLogger().removeHandler(handler)
         handler.close()
     for name in [name for name in sys.modules if name.split(".")[0] in THEIR_MODULES]:
@@ -429,3 +432,33 @@ def test_the_native_form_is_a_config_of_ours(project: Path) -> None:
     assert ours.trainer.monitor == "min val/loss" and ours.trainer.patience == 10 and ours.trainer.epochs == 3
     assert ours.data.split is not None and ours.data.split.val == 0.2 and ours.loader.batch_size == 16
     assert "# model: was `arch`" in text and "Left out, make them arguments of what uses them: vocabulary" in text
+
+
+def test_a_run_stopped_in_mid_epoch_goes_on_bit_by_bit(project: Path) -> None:
+    """Their loader draws from the run's own streams: the epoch is read again from its beginning, up to where it was."""
+    loaders = project / "data_loader" / "data_loaders.py"
+    text = loaders.read_text()
+    stop = """
+    def __iter__(self):
+        import os, signal
+        for number, batch in enumerate(super().__iter__()):
+            if number == 2 and os.path.exists("stop"):
+                os.remove("stop")
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+"""
+    loaders.write_text(text + stop)
+    straight = weights(train("-c", "config.json") / "checkpoint-epoch3.pth")
+    before = set(Path("saved/models/Blobs").iterdir())
+    Path("stop").touch()
+    assert train_script.main(["-c", "config.json"]) == 128 + 15
+    (run,) = set(Path("saved/models/Blobs").iterdir()) - before
+    assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["progress"]["batch"] == 3
+    assert train_script.main(["-r", str(run)]) == 0
+    assert equal(weights(run / "checkpoint-epoch3.pth"), straight)
+
+
+def test_workers_give_the_weights_of_none() -> None:
+    runs = [train("-c", "config.json", "trainer.epochs=2", f"data_loader.args.num_workers={n}") for n in (0, 2)]
+    alone, other = (weights(run / "checkpoint-epoch2.pth") for run in runs)
+    assert equal(alone, other)
