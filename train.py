@@ -91,11 +91,13 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     from src.trainer.rehearse import rehearse
     from src.trainer.resume import init_weights
     from src.utils.device import find_device, make_deterministic
+    from src.utils.host_memory import keep_freed_memory
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
 
     setup_console()
     check_sinks(config.logger)
+    keep_freed_memory()
     device = find_device(config.trainer.device)
     if config.trainer.deterministic:
         make_deterministic()

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import commands, steps
 from benchmarks.timing import Row
+from src.utils.host_memory import keep_freed_memory
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 START, END = "<!-- figures: written by `make bench` -->\n", "<!-- end of figures -->\n"
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--only", help="measure the groups whose name holds this, and write no page")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as train.py does; the loops by hand gain from it too
     rows: list[Row] = []
     for group in GROUPS:
         if options.only is None or options.only in group.__name__:
