@@ -243,6 +243,24 @@ def test_rule_10_gpus_that_are_not_there(capsys: pytest.CaptureFixture[str], mon
     assert "n_gpu is 2, this machine has 0; training on the CPU" in capsys.readouterr().out
 
 
+def test_rule_10_several_gpus_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, DataParallel hands batches on as they are; weights keep the names of the bare model."""
+    import src.compat.run as run_module
+
+    calls: list[tuple[int, ...]] = []
+
+    class Recorder(torch.nn.DataParallel):  # type: ignore[type-arg]
+        def forward(self, *inputs: Any, **named: Any) -> Any:
+            calls.append(tuple(inputs[0].shape))
+            return super().forward(*inputs, **named)
+
+    monkeypatch.setattr(run_module, "find_devices", lambda n_gpu: (torch.device("cpu"), [0, 1]))
+    monkeypatch.setattr(torch.nn, "DataParallel", Recorder)
+    run = train("-c", write_config(Path("c.json"), n_gpu=2, trainer={"epochs": 1}))
+    assert len(calls) == 5  # 4 batches to train on, 1 to validate
+    assert "conv.weight" in torch.load(run / "model_best.pth", weights_only=True)["state_dict"]
+
+
 def test_rule_13_a_value_that_is_not_logged_switches_the_monitor_off(capsys: pytest.CaptureFixture[str]) -> None:
     run = train("-c", write_config(Path("c.json"), trainer={"monitor": "max val_f1", "epochs": 2}))
     out = capsys.readouterr().out
@@ -325,6 +343,18 @@ def test_a_checkpoint_does_not_say_where_code_is(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(ConfigError, match=r"no project here: model/model\.py is not in \.; use --project DIR"):
         train_script.main(["-r", str(run / "model_best.pth")])
+
+
+def test_a_checkpoint_does_not_say_where_to_write(project: Path) -> None:
+    run = train("-c", "config.json", "trainer.epochs=1")
+    write_config(run / "config.json", trainer={"save_dir": str(project.parent / "elsewhere")})
+    with pytest.raises(ConfigError, match="comes with the checkpoint and lies outside of the project"):
+        train("-r", run / "model_best.pth")
+    write_config(run / "config.json", name="../../../escaped")
+    for resume in (run, run / "model_best.pth"):
+        with pytest.raises(ConfigError, match="name: a run's name has 1 to 64 letters"):
+            train("-r", resume)
+    assert not list(project.parent.glob("*e*d*/log")) and not (project.parent / "elsewhere").exists()
 
 
 def test_rule_17_resume_of_their_checkpoint(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,8 @@ def read_request(argv: Sequence[str], prog: str, description: str | None) -> Req
         config, notes = given, [*notes, *more]
     apply_options(config, _options(options))
     modernised(config, "command line")
+    if resume is not None and options.config is None:
+        _check_save_dir(config["trainer"].get("save_dir"), resume, options.overrides)
     path_given = Path(options.config) if options.config else None
     return Request(config, notes, path_given, options.project, resume, checkpoint, options.config is not None)
 
@@ -105,3 +107,19 @@ def _config_beside(resume: Path, checkpoint: dict[str, Any] | None) -> dict[str,
         raise CheckpointError(f"{shown_path(resume)}: there is no config.json beside it; name the config with -c")
     held: dict[str, Any] = checkpoint["config"]
     return held
+
+
+def _check_save_dir(save_dir: Any, resume: Path, overrides: Sequence[str]) -> None:
+    """Write outside of the project only where a person said so: a checkpoint and the config beside it may be strange.
+
+    Raises:
+        ConfigError: The folder of runs is elsewhere, and not where the checkpoint lies.
+    """
+    folder = Path(str(save_dir or "saved")).expanduser()
+    is_inside = not folder.is_absolute() and ".." not in folder.parts
+    is_named = any(word.replace(";", ".").startswith("trainer.save_dir=") for word in overrides)
+    if not (is_inside or is_named or resume.resolve().is_relative_to(folder.resolve())):
+        raise ConfigError(
+            f"trainer.save_dir: {save_dir} comes with the checkpoint and lies outside of the project; "
+            f"if that is right, say trainer.save_dir={save_dir}"
+        )

@@ -22,7 +22,7 @@ from src.compat.resume import go_on_from_theirs
 from src.compat.their_config import LEVELS, ConfigParser
 from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.logger import Logger
-from src.logger.run_dir import RunDir, write_file
+from src.logger.run_dir import RunDir, check_run_name, write_file
 from src.logger.settings import LoggerSettings
 from src.trainer.hooks import Hook, standard_hooks
 from src.trainer.resume import open_checkpoint
@@ -54,9 +54,9 @@ def train(argv: Sequence[str]) -> int:
     parts = build_parts(config, project)
     monitor = their_monitor(config["trainer"]["monitor"], value_names(parts))
 
-    in_place = request.resume is not None and request.checkpoint is None
-    state = open_checkpoint(request.resume)[1] if in_place and request.resume else None
-    run = open_run(config, folder, request.resume if in_place else None)
+    in_place = request.resume if request.checkpoint is None else None
+    path, state = open_checkpoint(in_place) if in_place else (None, None)
+    run = open_run(config, folder, path)
     trainer = build_trainer(config, parts, run, monitor, device)
     if len(gpus) > 1:  # the weights keep the names of the bare model
         trainer.forward = trainer.step.forward = nn.DataParallel(trainer.model, gpus)
@@ -123,15 +123,14 @@ def their_monitor(spec: str, names: Mapping[str, str]) -> str:
     return f"{mode} {names[name]}"
 
 
-def open_run(config: ConfigParser, folder: Path, resume: Path | None) -> RunDir:
+def open_run(config: ConfigParser, folder: Path, path: Path | None) -> RunDir:
     """Make the folder of a new run, `save_dir/models/<name>/<MMDD_HHMMSS>`, or open that of a run which goes on."""
+    check_run_name(config["name"])
     save_dir = folder / Path(config["trainer"].get("save_dir", "saved/")).expanduser()
-    if resume is None:
-        run = RunDir.create(save_dir / "models", config["name"])
-    else:
-        run = RunDir.open(open_checkpoint(resume)[0])
+    run = RunDir.create(save_dir / "models", config["name"]) if path is None else RunDir.open(path.resolve())
+    is_usual = run.path.parents[1].name == "models"
     config.save_dir = run.path
-    config.log_dir = run.path.parents[2] / "log" / config["name"] / run.path.name
+    config.log_dir = run.path.parents[2] / "log" / config["name"] / run.path.name if is_usual else run.path / "log"
     config.log_dir.mkdir(parents=True, exist_ok=True)
     write_file(run.path / "config.json", json.dumps(config.config, indent=4) + "\n")
     log_to_file(config.log_dir / "info.log")
