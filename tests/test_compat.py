@@ -22,6 +22,7 @@ import test as test_script
 import train as train_script
 from src.compat.__main__ import as_yaml
 from src.compat.checkpoint import load_theirs
+from src.compat.detect import is_classical
 from src.compat.dialect import modernised, patience
 from src.compat.project import open_project
 from src.compat.standins.base import BaseDataLoader, BaseTrainer
@@ -206,6 +207,13 @@ def test_rule_7_or_refused_with_the_right_spelling(changes: dict[str, Any], told
         train_script.main(["-c", str(write_config(Path("c.json"), **changes))])
     assert told in str(error.value) and "loss: name a function of model/loss.py" in str(error.value)  # all at once
     assert not Path("saved").exists()
+
+
+def test_a_config_of_ours_in_json_is_not_taken_for_one_of_theirs(project: Path) -> None:
+    (project / "ours.json").write_text('{"name": "x", "model": {"type": "x", "args": {"arch": 1}}}')
+    (project / "ours.yaml").write_text("arch: 1")
+    assert not is_classical(["-c", "ours.json"]) and not is_classical(["-c", "ours.yaml", "a.b=c.pt"])
+    assert is_classical(["-c", "config.json"]) and is_classical(["-r", "x.pth"]) and is_classical(["--project=."])
 
 
 # Training (8 to 14).

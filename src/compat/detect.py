@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +24,14 @@ def _is_theirs(word: str) -> bool:
 
 
 def _has_arch(path: Path) -> bool:
-    """Whether a JSON file says `"arch"`; one that is not JSON is left to who reads it, with its place."""
+    """Whether a JSON file has a section `arch`; with a slip in its syntax, whether it speaks of one."""
     try:
-        return path.is_file() and '"arch"' in path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (OSError, ValueError):
         return False
+    if '"arch"' not in text:
+        return False
+    try:
+        return "arch" in json.loads(text)
+    except ValueError:
+        return True
