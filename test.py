@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
 
     from src.saved_run import SavedRun
     from src.trainer.evaluate import evaluate, predict
-    from src.trainer.meters import Meters
     from src.trainer.predictions import output_kind, prediction_tables, write_tables
     from src.trainer.rehearse import describe_length
+    from src.trainer.report import KeptMeters, write_report
     from src.utils.paths import shown_path
 
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
@@ -57,13 +57,24 @@ def main(argv: Sequence[str]) -> int:
         count = write_tables(Path(options.predict), prediction_tables(loader.part, outputs, kind, names))
         print(f"{count} predictions of {name} written to {options.predict}")
         return 0
-    meters = Meters(experiment.metrics, run.device)
+    meters = KeptMeters(experiment.metrics, run.device)
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp)
     progress = run.state["progress"]
     at = f"epoch {progress['epoch']}, step {progress['step']}"
+    title, subtitle = (
+        f"{run.config.name}: {name}",
+        f"{shown_path(run.path)}, {at}, {describe_length(loader.part)} samples",
+    )
+    report = run.path / "report" / ("index.html" if name == "test" else f"{name}.html")
+    intervals = write_report(
+        report, run.path, title, subtitle, loader.part, experiment.task, meters, values, run.class_names
+    )
     print(f"{name} of {shown_path(run.path)}, {at}: {describe_length(loader.part)} rows")
+    width = max(map(len, values))
     for key, value in values.items():
-        print(f"  {key:<{max(map(len, values))}}  {value:.6g}")
+        low, high = intervals.get(key, (math.nan, math.nan))
+        print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
+    print(f"report: {shown_path(report)}")
     write_metrics(run.path / "test_metrics.json", name, values, progress)
     return 0
 

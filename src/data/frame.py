@@ -183,6 +183,11 @@ class FrameDataset(Dataset[Any]):
         values = outputs.detach().cpu().double().numpy().reshape(len(outputs), -1)
         return self._target_scaler.undo(values)
 
+    def cells(self, row: int) -> dict[str, Any]:
+        """Return the features of a row as the file has them, by column, for people to read."""
+        numbers = dict(zip(self.number_names, self._numbers[row].tolist(), strict=True))
+        return numbers | {column: texts[row] for column, texts in self._texts.items()}
+
     def row_id(self, row: int) -> int:
         """Return the row's number in the file, from 0: another one than `row` when rows were dropped."""
         return int(self._rows[row])

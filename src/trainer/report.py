@@ -1,0 +1,179 @@
+"""The test report of a run: what a model gave for each row, and how sure one can be of the numbers.
+
+Axes: N samples, C classes, T targets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.part import Part
+from src.logger.report.classes import class_sections
+from src.logger.report.html import Html
+from src.logger.report.page import warning, write_page
+from src.logger.report.run import about, curves, results
+from src.logger.report.samples import Sample, Show
+from src.logger.report.values import value_sections
+from src.model.metric import MetricSet
+from src.trainer.meters import Meters
+from src.trainer.predictions import class_probabilities, output_kind, row_names
+from src.trainer.task import StepOutput, Task
+
+NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 10.0
+FEW_ROWS = 100
+MAX_SHOWN_NUMBERS = 12
+
+
+class KeptMeters(Meters):
+    """Meters that keep outputs [N], [N, C] and targets [N], [N, T] of every batch, on the CPU."""
+
+    def __init__(self, metrics: MetricSet, device: torch.device) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] | None = []
+        super().__init__(metrics, device)
+
+    def reset(self) -> None:
+        super().reset()
+        self._kept = []
+
+    def update(self, output: StepOutput) -> None:
+        """Add one batch."""
+        super().update(output)
+        pair = output.outputs, output.targets
+        fits = all(isinstance(each, Tensor) and each.dim() in (1, 2) for each in pair)
+        if self._kept is not None and fits and len(pair[0]) == len(pair[1]):
+            self._kept.append((pair[0].detach().cpu(), pair[1].detach().cpu()))  # device sync
+        else:
+            self._kept = None
+
+    def rows(self) -> tuple[Tensor, Tensor] | None:
+        """Return all outputs and targets, or None where they are not one row per sample."""
+        if not self._kept:
+            return None
+        outputs, targets = zip(*self._kept, strict=True)
+        return torch.cat(outputs), torch.cat(targets)
+
+
+def bootstrap(
+    task: Task, metrics: MetricSet, outputs: Tensor, targets: Tensor
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Return the 95 % percentile interval of loss and metrics by name, and the number of resamples.
+
+    Each resample draws N of the N rows with replacement; a metric that has no value for one (a class is missing) is
+    left out there. Stops early when it takes long.
+    """
+    generator = torch.Generator().manual_seed(0)
+    drawn: dict[str, list[float]] = {}
+    device = next((each.device for each in getattr(task.criterion, "buffers", list)()), torch.device("cpu"))
+    started_s = time.perf_counter()
+    num_resamples = 0
+    while num_resamples < NUM_RESAMPLES:
+        if num_resamples >= MIN_RESAMPLES and time.perf_counter() - started_s > MAX_SECONDS:
+            break
+        rows = torch.randint(len(outputs), (len(outputs),), generator=generator)
+        some_outputs, some_targets = outputs[rows].to(device), targets[rows].to(device)
+        num_resamples += 1
+        try:
+            metrics.reset()
+            metrics.update(some_outputs, some_targets)
+            values = {"loss": float(task.loss(some_outputs, some_targets)[0]), **metrics.compute()}
+        except ValueError:  # scikit-learn's way to say that there is no such value
+            continue
+        for name, value in values.items():
+            if value == value:
+                drawn.setdefault(name, []).append(value)
+    enough = {name: values for name, values in drawn.items() if len(values) >= MIN_RESAMPLES // 2}
+    ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in enough.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}, num_resamples
+
+
+def write_report(
+    path: Path, run: Path, title: str, subtitle: str, part: Part, task: Task, meters: KeptMeters,
+    values: Mapping[str, float], class_names: Sequence[str] | None,
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """Write the report on `part`, one HTML file, and return the intervals of its numbers.
+
+    Args:
+        path: The file; it is replaced.
+        run: The run's folder.
+        title: Heading.
+        subtitle: Line below it.
+        part: What was tested.
+        task: How it was tested.
+        meters: What `evaluate` filled.
+        values: What `evaluate` returned.
+        class_names: Names of the classes, if they have any.
+    """
+    kept = meters.rows()
+    intervals, num_resamples = bootstrap(task, meters.metrics, *kept) if kept and len(kept[0]) > 1 else ({}, 0)
+    sections: list[Html] = []
+    if kept and len(kept[0]) < FEW_ROWS:
+        sections.append(
+            warning(f"Only {len(kept[0])} samples: take every number below as rough, and see its interval.")
+        )
+    sections.append(results(values, intervals, num_resamples))
+    if kept:
+        sections += _detailed(part, task, *kept, class_names)
+    write_page(path, title, subtitle, [*sections, *curves(run / "metrics.csv"), *about(run)])
+    return intervals
+
+
+def _detailed(
+    part: Part, task: Task, outputs: Tensor, targets: Tensor, class_names: Sequence[str] | None
+) -> Iterator[Html]:
+    kind = output_kind(task.criterion)
+    probabilities = class_probabilities(outputs, kind)
+    show = _shower(part)
+    if probabilities is not None:
+        labels = targets.reshape(len(targets), -1)
+        num_classes = probabilities.shape[1]
+        if labels.shape[1] != 1:
+            return  # soft labels
+        known = (labels[:, 0] >= 0) & (labels[:, 0] < num_classes)  # others are ignored by the loss
+        names = list(class_names or [])
+        if len(names) != num_classes:
+            names = [str(k) for k in range(num_classes)]
+        positions = known.nonzero()[:, 0].tolist()
+        if positions:
+            chosen = probabilities[known].double().numpy(), labels[known, 0].long().numpy()
+            yield from class_sections(*chosen, names, lambda position: show(positions[position]))
+    elif outputs.numel() == targets.numel() and kind == "values":
+        decode = getattr(part.dataset, "decode", None)
+        pair = [values.float().reshape(len(values), -1) for values in (outputs, targets)]
+        predicted, true = (np.asarray(decode(each) if decode else each, dtype=float) for each in pair)
+        names = list(getattr(part.dataset, "target_names", None) or [])
+        if len(names) != true.shape[1]:
+            names = ["target"] if true.shape[1] == 1 else [f"target {k}" for k in range(true.shape[1])]
+        yield from value_sections(predicted, true, names, show)
+
+
+def _shower(part: Part) -> Show:
+    """Return the function that shows a sample of `part`: its image, table row, text or numbers."""
+
+    def show(position: int) -> Sample:
+        name = row_names(part, position, 1)[0]
+        if part.is_iterable:
+            return Sample(name)
+        row, dataset = int(part.row_ids()[position]), part.dataset
+        if hasattr(dataset, "cells"):
+            return Sample(name, cells=dataset.cells(row))
+        sample = dataset[row]
+        inputs = sample[0] if isinstance(sample, (tuple, list)) and len(sample) else sample
+        if isinstance(inputs, str):
+            return Sample(name, cells={"text": inputs})
+        array = np.asarray(inputs) if isinstance(inputs, (Tensor, np.ndarray)) else None
+        if array is None:
+            return Sample(name)
+        if array.ndim == 3 and (array.shape[0] in (1, 3, 4) or array.shape[2] in (1, 3, 4)):
+            return Sample(name, image=array)
+        if array.ndim == 2 and getattr(dataset, "is_image", False):
+            return Sample(name, image=array[None])
+        numbers = array.reshape(-1)[:MAX_SHOWN_NUMBERS].tolist()
+        return Sample(name, cells={f"input {k}": value for k, value in enumerate(numbers)})
+
+    return show
