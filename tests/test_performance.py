@@ -1,0 +1,194 @@
+"""What makes training fast, as far as it can be counted. Times are for `make bench`: none is looked at here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.model.metric import MetricSet, accuracy, f1
+from src.trainer.checkpoint import CheckpointStore
+from src.trainer.ema import AveragedWeights
+from src.trainer.meters import Meters
+from src.trainer.settings import TrainerSettings
+from src.trainer.step import Step, drop_gradients
+from src.trainer.task import Task
+from src.trainer.trainer import Trainer
+from src.utils.host_memory import keep_freed_memory
+from tests.conftest import ROOT
+
+SRC = str(ROOT / "src")
+
+
+def calls_of_ours(function: Callable[[], Any]) -> int:
+    """Count the calls of Python functions of this project."""
+    count = 0
+
+    def see(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal count
+        count += event == "call" and frame.f_code.co_filename.startswith(SRC)
+
+    sys.setprofile(see)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def tensors_loader(num_rows: int, batch_size: int = 16, **settings: Any) -> Loader:
+    inputs = torch.arange(num_rows * 4, dtype=torch.float32).reshape(num_rows, 4)
+    part = Part("train", TensorDataset(inputs, inputs[:, :1].clone()))
+    return Loader(part, LoaderSettings(batch_size=batch_size, **settings), shuffle=True, seed=0)
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['train.py', '--help']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'pandas', 'sklearn') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate_steps": 2}, {"max_grad_norm": 1.0}, {"max_grad_norm": 1.0, "accumulate_steps": 2}]
+)
+def test_nothing_waits_inside_a_step(changes: dict[str, Any]) -> None:
+    """On torch's device `meta`, which has no values, whatever wants to know one fails."""
+    meta = torch.device("meta")
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).to(meta)
+    optimizers = {"optimizer": torch.optim.AdamW(model.parameters())}
+    meters = Meters(MetricSet({"accuracy": accuracy, "f1": f1}), meta)
+    average = AveragedWeights(model, 0.9)
+    settings = TrainerSettings(**changes)
+    taken: list[int] = []
+
+    def take(output: Any, _: Any) -> None:
+        meters.update(output)
+        taken.append(output.num_rows)
+
+    step = Step(Task(nn.CrossEntropyLoss()), model, optimizers, settings, meta, take)
+    batches = [(torch.zeros(16, 4), torch.zeros(16, dtype=torch.int64))] * settings.accumulate_steps
+    for _ in range(3):
+        step.make(batches)
+        average.update()
+    assert taken == [16] * 3 * settings.accumulate_steps
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        meters.compute()  # this one does wait
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_inside_a_step_on_a_gpu() -> None:
+    cuda = torch.device("cuda")
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).to(cuda)
+    optimizers = {"optimizer": torch.optim.AdamW(model.parameters())}
+    meters = Meters(MetricSet({"accuracy": accuracy}), cuda)
+    settings = TrainerSettings(max_grad_norm=1.0)
+    step = Step(Task(nn.CrossEntropyLoss()), model, optimizers, settings, cuda, lambda output, _: meters.update(output))
+    batch = (torch.zeros(16, 4).pin_memory(), torch.zeros(16, dtype=torch.int64).pin_memory())
+    step.make([batch])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            step.make([batch])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert meters.compute()["loss"] > 0
+
+
+def test_a_tiny_step_makes_few_calls() -> None:
+    def train(num_steps: int) -> int:
+        model = nn.Linear(4, 1)
+        optimizers: Any = {"optimizer": torch.optim.SGD(model.parameters(), lr=1e-9)}
+        settings = TrainerSettings(max_steps=num_steps, epochs=1, log_every_steps=1000)
+        trainer = Trainer(Task(nn.MSELoss()), model, tensors_loader(16 * 300), optimizers, settings)
+        return calls_of_ours(trainer.fit)
+
+    train(10)
+    assert (train(210) - train(10)) / 200 <= 34
+
+
+def test_reading_tensors_costs_the_same_calls_however_many_rows_there_are() -> None:
+    def read(num_rows: int, batch_size: int) -> int:
+        loader = tensors_loader(num_rows, batch_size)
+        next(iter(loader.batches()))
+        return calls_of_ours(lambda: list(loader.batches()))
+
+    assert read(64 * 10, 64) == read(1024 * 10, 1024)
+    assert read(64 * 1000, 64) < 200  # small batches are sliced from larger reads
+
+
+@pytest.mark.parametrize("num_rows", [16 * 700 + 5, 16 * 20, 7])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 300, 699])
+def test_slices_are_the_batches_that_single_reads_give(num_rows: int, drop_last: bool, start: int) -> None:
+    if drop_last and num_rows < 16:
+        return
+    loader = tensors_loader(num_rows, drop_last=drop_last)
+    order = loader._order
+    assert order is not None
+    single = [loader.part.read(2, rows) for rows in order.batches(2, start)]
+    sliced = list(loader.batches(2, start))
+    assert len(sliced) == len(single) == max(0, len(loader) - start)
+    for ours, theirs in zip(sliced, single, strict=True):
+        assert type(ours) is type(theirs)
+        for slice_, read in zip(ours, theirs, strict=True):
+            assert torch.equal(slice_, read)
+            assert slice_.data_ptr() % 64 == 0  # as fresh tensors: else sums may differ in the last bit
+
+
+def test_a_user_may_change_a_batch_in_place() -> None:
+    loader = tensors_loader(64)
+    before = [part.clone() for part in loader.part.dataset.tensors]  # type: ignore[attr-defined]
+    seen: list[Tensor] = []
+    for inputs, targets in loader.batches():
+        seen.append(inputs.clone())
+        inputs.zero_()
+        targets.zero_()
+    assert torch.equal(torch.cat(seen).sort(dim=0).values, before[0].sort(dim=0).values)
+    for kept, part in zip(before, loader.part.dataset.tensors, strict=True):  # type: ignore[attr-defined]
+        assert torch.equal(kept, part)
+
+
+def test_a_new_best_is_written_once(tmp_path: Path) -> None:
+    state = {"format": 1, "model": {"weight": torch.zeros(1 << 18)}}
+    CheckpointStore(tmp_path).save(state, 3, is_best=True)
+    sizes = {path.stat().st_ino: path.stat().st_size for path in tmp_path.iterdir()}
+    tensors = 1 << 20
+    assert tensors < sum(sizes.values()) < tensors + 4096
+    assert (tmp_path / "best.pt").stat().st_ino == (tmp_path / "last.pt").stat().st_ino
+
+
+def test_gradients_are_dropped_by_the_optimizers_own_rule_if_it_has_one() -> None:
+    class Keeping(torch.optim.SGD):
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad.fill_(0.5)
+
+    for kind, wanted in ((torch.optim.SGD, None), (Keeping, 0.5)):
+        weight = nn.Parameter(torch.ones(()))
+        weight.grad = torch.tensor(3.0)
+        drop_gradients({"optimizer": kind([weight], lr=1.0)})
+        assert weight.grad is None if wanted is None else weight.grad.item() == wanted
+
+
+def test_keeping_freed_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_freed_memory()
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # a C library that knows no such option
+    keep_freed_memory()
