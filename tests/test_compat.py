@@ -28,7 +28,7 @@ from src.compat.project import open_project
 from src.compat.standins.base import BaseDataLoader, BaseTrainer
 from src.compat.their_config import ConfigParser, apply_options, read_json
 from src.config.load import load_config
-from src.utils.errors import CheckpointError, ConfigError
+from src.utils.errors import CheckpointError, ConfigError, DataError
 from src.utils.paths import PROJECT_ROOT
 from tests.compat_kit import CONFIG, train_as_the_original, write_config, write_project
 
@@ -214,6 +214,18 @@ def test_a_config_of_ours_in_json_is_not_taken_for_one_of_theirs(project: Path) 
     (project / "ours.yaml").write_text("arch: 1")
     assert not is_classical(["-c", "ours.json"]) and not is_classical(["-c", "ours.yaml", "a.b=c.pt"])
     assert is_classical(["-c", "config.json"]) and is_classical(["-r", "x.pth"]) and is_classical(["--project=."])
+
+
+def test_check_builds_everything_and_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_script.main(["-c", "config.json", "--check"]) == 0
+    assert "data     train 60, val 15 rows" in capsys.readouterr().out
+    with pytest.raises(DataError, match="the model BlobModel fails on a batch"):
+        text = (project / "model" / "model.py").read_text().replace("nn.Linear(64", "nn.Linear(65")
+        (project / "model" / "model.py").write_text(text)
+        for name in [name for name in sys.modules if name.split(".")[0] == "model"]:
+            del sys.modules[name]
+        train_script.main(["-c", "config.json", "--check"])
+    assert not Path("saved").exists()
 
 
 # Training (8 to 14).

@@ -26,14 +26,14 @@ class Request:
     """All sections, in the newest spelling."""
     notes: list[str]
     """Spellings that were translated."""
-    config_path: Path | None
-    """As named with -c."""
     project: str | None
     resume: Path | None
     checkpoint: dict[str, Any] | None
     """Content of `resume` when it is one of their `.pth` files."""
-    is_new_config: bool
-    """Whether a config was named with -c."""
+    only_check: bool
+    """Whether to build everything, try one batch, and stop there."""
+    config_path: Path | None
+    """As named with -c."""
 
 
 def read_request(argv: Sequence[str], prog: str, description: str | None) -> Request:
@@ -50,21 +50,20 @@ def read_request(argv: Sequence[str], prog: str, description: str | None) -> Req
     if options.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = options.device  # before CUDA starts
     resume = Path(options.resume) if options.resume else None
+    path = Path(options.config) if options.config else None
     checkpoint = load_theirs(resume) if resume and resume.suffix == ".pth" else None
     config: dict[str, Any] = {}
     notes: list[str] = []
     if resume is not None:
         config, notes = modernised(_config_beside(resume, checkpoint), shown_path(resume))
-    if options.config is not None:
-        path = Path(options.config)
-        given, more = modernised({**config, **read_json(path)}, shown_path(path))
-        config, notes = given, [*notes, *more]
+    if path is not None:
+        config, more = modernised({**config, **read_json(path)}, shown_path(path))
+        notes = [*notes, *more]
     apply_options(config, _options(options))
     modernised(config, "command line")
-    if resume is not None and options.config is None:
+    if resume is not None and path is None:
         _check_save_dir(config["trainer"].get("save_dir"), resume, options.overrides)
-    path_given = Path(options.config) if options.config else None
-    return Request(config, notes, path_given, options.project, resume, checkpoint, options.config is not None)
+    return Request(config, notes, options.project, resume, checkpoint, options.check, path)
 
 
 def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.Namespace:
@@ -76,6 +75,7 @@ def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.N
     parser.add_argument("--lr", "--learning_rate", "--learning-rate", dest="lr", type=float, metavar="X")
     parser.add_argument("--bs", "--batch_size", "--batch-size", dest="bs", type=int, metavar="N")
     parser.add_argument("--project", metavar="DIR", help="folder of model/ and data_loader/; default: this folder")
+    parser.add_argument("--check", action="store_true", help="build everything, try one batch, write nothing")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. trainer.epochs=5 or 'arch;args;width=8'"

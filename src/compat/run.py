@@ -25,6 +25,7 @@ from src.logger.logger import Logger
 from src.logger.run_dir import RunDir, check_run_name, write_file
 from src.logger.settings import LoggerSettings
 from src.trainer.hooks import Hook, standard_hooks
+from src.trainer.rehearse import rehearse
 from src.trainer.resume import open_checkpoint
 from src.trainer.schedule import Schedule
 from src.trainer.settings import TrainerSettings
@@ -53,6 +54,8 @@ def train(argv: Sequence[str]) -> int:
     device, gpus = find_devices(config.get("n_gpu", 0))
     parts = build_parts(config, project)
     monitor = their_monitor(config["trainer"]["monitor"], value_names(parts))
+    if request.only_check:
+        return check(parts, monitor, device)
 
     in_place = request.resume if request.checkpoint is None else None
     path, state = open_checkpoint(in_place) if in_place else (None, None)
@@ -63,10 +66,27 @@ def train(argv: Sequence[str]) -> int:
     if state is not None:
         trainer.load_state_dict(state, str(run.path))
     elif request.checkpoint is not None:
-        go_on_from_theirs(trainer, request.checkpoint, config, is_new_config=request.is_new_config)
+        go_on_from_theirs(trainer, request.checkpoint, config, is_new_config=request.config_path is not None)
     run.write_environment(["train.py", *argv], seed=torch.initial_seed())
     introduce(config, request, project, parts, run)
     return fit(trainer, run)
+
+
+def check(parts: Parts, monitor: str, device: torch.device) -> int:
+    """Try a few rows of each loader, and say what would be trained."""
+    parts.model.to(device)
+    for loader in parts.loaders.values():
+        rehearse(parts.task, parts.model, loader, device)
+    log.info("%s", parts.model)
+    log.info("data     %s rows", rows_of(parts))
+    log.info("monitor  %s", monitor)
+    log.info("all is well; nothing was written")
+    return 0
+
+
+def rows_of(parts: Parts) -> str:
+    """Return how many rows each loader has, as text."""
+    return ", ".join(f"{name} {loader.num_rows}" for name, loader in parts.loaders.items())
 
 
 def fit(trainer: Trainer, run: RunDir) -> int:
@@ -172,10 +192,9 @@ def build_trainer(config: ConfigParser, parts: Parts, run: RunDir, monitor: str,
 
 def introduce(config: ConfigParser, request: Request, project: Project, parts: Parts, run: RunDir) -> None:
     """Say what is about to run, and where it is not what they know."""
-    rows = ", ".join(f"{name} {loader.num_rows}" for name, loader in parts.loaders.items())
     log.info("project %s, run %s", project.folder, run.path)
     log.info("%s", parts.model)
-    log.info("data    %s rows", rows)
+    log.info("data    %s rows", rows_of(parts))
     for note in request.notes:
         log.info("config  %s", note)
     log.info("%s", DIFFERENCES)
