@@ -1,4 +1,4 @@
-"""What the tutorials add of their own: small models, five words, and a hook. Axes: N batch, F features, L characters."""
+"""What the tutorials add: small models, five words, and a hook. Axes: N batch, F features, L characters."""
 
 from __future__ import annotations
 
