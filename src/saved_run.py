@@ -139,12 +139,16 @@ class SavedRun:
         is_image = bool(getattr(find("data", self.dataset.type), "is_image", False))
         return input_arrays(file, self.dataset.args.get("dtype"), is_image)
 
-    def transforms(self) -> list[Any]:
+    @property
+    def transform_settings(self) -> Sequence[Component]:
         """What the run does to the inputs of its test part, or of its val part, when it evaluates."""
         data = self.config.data
         own = [data.parts[name].transforms for name in ("test", "val") if name in data.parts]
-        chosen = next((each for each in own if each is not None), data.transforms)
-        return [build("transforms", each) for each in chosen]
+        return next((each for each in own if each is not None), data.transforms)
+
+    def transforms(self) -> list[Any]:
+        """Return these transforms, built."""
+        return [build("transforms", each) for each in self.transform_settings]
 
     def loader(self, part: Part, **changes: Any) -> Loader:
         """Return a loader that gives each row of `part` once, in order.
