@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Models are tiny here: a second thread only waits. Set before torch is imported, and handed on to every process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("keel", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("keel")
