@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.answers import answer
 from src.config.command_line import Arguments, parse_training
-from src.utils.command import run_command
+from src.utils.command import exit_code, run_command
 
 if TYPE_CHECKING:
     from src.config.settings import Config
     from src.experiment import Experiment
     from src.logger.logger import Logger
     from src.logger.run_dir import RunDir
+    from src.logger.status import write_status
 
 log = logging.getLogger("src")
 
@@ -121,15 +122,22 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     log_to_file(run.log_file)
     introduce(config, experiment, run, logger, is_new=state is None)
     started_s = time.perf_counter()
+    code = 1
+    write_status(run.path, None, trainer.saver.saved_step)
     try:
         trainer.fit()
+        code = 128 + trainer.signal if trainer.signal else 0
+    except BaseException as error:
+        code = exit_code(error)
+        raise
     finally:
         logger.close()
+        write_status(run.path, code, trainer.saver.saved_step)
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
     log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch))
-    return 128 + trainer.signal if trainer.signal else 0
+    return code
 
 
 def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logger, *, is_new: bool) -> None:

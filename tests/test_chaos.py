@@ -153,7 +153,7 @@ def test_a_run_whose_save_was_cut_ends_with_equal_weights(
 
     def killed() -> None:
         trainer = make_trainer(tmp_path / "b", epochs=3, num_steps=21, save_every_steps=5)
-        save, saves = trainer.store.save, []  # type: ignore[union-attr]
+        save, saves = trainer.saver.store.save, []  # type: ignore[union-attr]
 
         def save_once_then_cut(*args: Any) -> Path:
             saves.append(args)
@@ -161,7 +161,7 @@ def test_a_run_whose_save_was_cut_ends_with_equal_weights(
                 Cut(at, monkeypatch)
             return save(*args)
 
-        trainer.store.save = save_once_then_cut  # type: ignore[union-attr,method-assign,assignment]
+        trainer.saver.store.save = save_once_then_cut  # type: ignore[union-attr,method-assign,assignment]
         trainer.fit()
 
     assert in_child(killed) == EXIT_AT_THE_CUT

@@ -304,14 +304,14 @@ def test_two_failed_saves_are_forgiven_and_the_third_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(tmp_path)
-    assert trainer.store is not None
+    assert trainer.saver.store is not None
     calls = []
 
     def fail(*_: object) -> None:
         calls.append(1)
         raise ResourceError("the disk is full")
 
-    monkeypatch.setattr(trainer.store, "save", fail)
+    monkeypatch.setattr(trainer.saver.store, "save", fail)
     with pytest.raises(ResourceError, match="the disk is full"):
         trainer.fit()
     assert len(calls) == 3

@@ -15,6 +15,7 @@ from src.trainer.nonfinite import ADVICE
 from src.trainer.task import Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, NumericsError
+from src.utils.seed import rng_state, set_rng_state
 
 AmpDtype = Literal["bf16", "fp16"] | None
 
@@ -33,6 +34,21 @@ def autocast(amp_dtype: AmpDtype, device: torch.device) -> Callable[[], Abstract
     return lambda: torch.autocast(device.type, dtype)
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was left before its end, because the program was asked to stop."""
+
+
+@contextmanager
+def back_if_stopped() -> Iterator[None]:
+    """When the evaluations in the block are stopped, put the random streams back to where they were before."""
+    streams = rng_state()
+    try:
+        yield
+    except EvaluationStopped:
+        set_rng_state(streams)
+        raise
+
+
 def evaluate(
     task: Task,
     model: nn.Module,
@@ -41,19 +57,24 @@ def evaluate(
     *,
     forward: Callable[..., Any] | None = None,
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    stop: Callable[[], bool] = bool,
 ) -> dict[str, float]:
     """Return loss and metrics of `model` over all rows of `loader`, by name.
 
     Args:
         forward: Called instead of `model` (its compiled form, say).
         amp: Makes the context for the forward passes, see `autocast`.
+        stop: Asked before every batch whether to leave at once; never by default.
 
     Raises:
+        EvaluationStopped: `stop` said so.
         NumericsError: The loss is not a finite number.
     """
     meters.reset()
     with evaluating(model), torch.no_grad():
         for batch in loader.batches():
+            if stop():
+                raise EvaluationStopped
             with amp():
                 output = task.step(model if forward is None else forward, to_device(batch, meters.device))
             meters.update(output)

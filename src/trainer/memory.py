@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Progress:
     """Batches of the unfinished epoch."""
     samples: int = 0
     """Rows trained on, repeats counted."""
+    evaluated_step: int = 0
+    """Step of the newest evaluation."""
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +68,33 @@ class RandomStreams:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         set_rng_state(state)
+
+
+def name_memory(
+    model: nn.Module,
+    criterion: Any,
+    ema: Stateful | None,
+    optimizers: Mapping[str, Optimizer],
+    schedules: Mapping[str, Stateful],
+    hooks: Sequence[Any],
+    others: Mapping[str, Stateful],
+    **own: Stateful,
+) -> dict[str, Stateful]:
+    """Return everything of a run that has a memory, by the name under which it is saved.
+
+    The random streams come last: nothing may draw after they are restored.
+    """
+    return {
+        "model": model,
+        **({"criterion": criterion} if isinstance(criterion, nn.Module) else {}),
+        **({"ema": ema} if ema else {}),
+        **{name: OptimizerMemory(optimizer) for name, optimizer in optimizers.items()},
+        **schedules,
+        **own,
+        **{f"hook_{index}": hook for index, hook in enumerate(hooks) if hasattr(hook, "state_dict")},
+        **others,
+        "rng": RandomStreams(),
+    }
 
 
 def collect_state(stateful: Mapping[str, Stateful]) -> dict[str, Any]:

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from src.utils.bounds import Above, AtLeast, Between
+from src.utils.errors import ConfigError
 
 DEFAULT_EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """Which weights of another run a model starts from. Names are as in `model.state_dict()`, after `rename`."""
+
+    path: str
+    """Checkpoint or run directory."""
+
+    include: tuple[str, ...] = ()
+    """Take only these, e.g. `["backbone.*"]`; all when empty."""
+
+    exclude: tuple[str, ...] = ()
+    """Leave these out, e.g. `["head.*"]`."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names there, and what they are here: `{encoder.: backbone.}`."""
+
+    strict: bool = True
+    """Refuse to start when anything chosen is missing, unexpected or of another shape."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +43,9 @@ class TrainerSettings:
 
     max_steps: Annotated[int, AtLeast(1)] | None = None
     """Optimizer updates after which training ends, in mid-epoch if need be."""
+
+    max_time: str | None = None
+    """Time for training, such as `3h50m`, `90m` or `45s`: shortly before it is over, stop and save as on SIGTERM."""
 
     accumulate_steps: Annotated[int, AtLeast(1)] = 1
     """Micro-batches (batches of the loader) whose gradients make one optimizer update."""
@@ -72,8 +98,26 @@ class TrainerSettings:
     save_dir: str = "saved"
     """Folder of all runs, relative to the project: `<save_dir>/<name>/<run id>/`."""
 
-    init_from: str | None = None
+    init_from: str | InitFrom | None = None
     """Checkpoint or run directory whose weights the model starts from; all else starts afresh."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot.
+
+        Raises:
+            ConfigError: `max_time` is not a time.
+        """
+        if self.max_time is not None and not self.max_time_s > 0:
+            raise ConfigError(f"trainer.max_time: a time such as 3h50m, 90m or 45s is needed, found {self.max_time!r}")
+
+    @property
+    def max_time_s(self) -> float:
+        """Seconds that training may take; infinite when nothing limits it."""
+        if self.max_time is None:
+            return math.inf
+        parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", self.max_time)
+        days, hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0, 0)
+        return 60.0 * (60 * (24 * days + hours) + minutes) + seconds
 
     @property
     def num_epochs(self) -> float:

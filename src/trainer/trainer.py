@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,22 @@ from torch.optim import Optimizer
 from src.data.loader import Loader
 from src.logger.logger import Logger
 from src.model.metric import MetricSet
-from src.trainer.checkpoint import FORMAT, CheckpointStore
+from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
-from src.trainer.evaluate import evaluate
+from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
 from src.trainer.hooks import Hook
-from src.trainer.memory import OptimizerMemory, Progress, RandomStreams, Stateful, collect_state, restore_state
+from src.trainer.memory import Progress, Stateful, collect_state, name_memory, restore_state
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor, default_monitor
-from src.trainer.nonfinite import explain_nonfinite
+from src.trainer.nonfinite import explain_nonfinite, watch_gradients
+from src.trainer.saving import Saver
 from src.trainer.schedule import Schedule, count_batches, learning_rates
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
-from src.utils.errors import DataError, NumericsError, ResourceError
+from src.utils.errors import DataError, NumericsError
 from src.utils.signals import StopSignals
 
-MAX_FAILED_SAVES = 3
 log = logging.getLogger(__name__)
 
 
@@ -83,7 +84,7 @@ class Trainer:
         self.logger = logger or Logger([])
         self.hooks = list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
-        self.store = CheckpointStore(checkpoints, settings.keep) if checkpoints else None
+        self.saver = Saver(checkpoints, settings.keep)
 
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
@@ -96,17 +97,20 @@ class Trainer:
         )
         self.progress = Progress()
         self.values: dict[str, float] = {}
-        """What the last epoch or evaluation logged."""
+        """What the last epoch or evaluation found."""
         self.is_best = False
         """Whether the evaluation just made is the best so far."""
         self.signal: int | None = None
-        """The signal that stopped this run, if one did."""
+        """SIGINT or SIGTERM if a signal, or the end of `max_time`, stopped this run."""
 
+        if self.device.type == "cpu":
+            watch_gradients(self.model, self.optimizers, self.progress)
         self._batches_per_epoch = count_batches(train_loader)
-        self._stop_reason = ""
-        self._saved_step = self._evaluated_step = -1
-        self._num_failed_saves = 0
-        self.stateful = self._collect_memory(memory or {})
+        self._signals, self._stop_reason = StopSignals(), ""
+        self.stateful = name_memory(
+            self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, progress=
+            self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger, scaler=self.step.scaler,
+        )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
         """Train to the end that the settings name, and return the last values logged.
@@ -117,21 +121,28 @@ class Trainer:
             NumericsError: A loss is not finite. On the CPU that step is not applied; it is never saved.
             ResourceError: Three saves in a row failed, or the one at the end.
         """
-        if self.store:
-            self.store.recover()
+        self.saver.prepare(self.state_dict())
         self._tell("on_fit_start")
         try:
-            with StopSignals() as self._signals:
-                while not self.is_finished and not self._must_stop():
-                    self._train_epoch()
+            with StopSignals(self.settings.max_time_s) as self._signals:
+                with suppress(EvaluationStopped):
+                    self._train()
+                if self.saver.saved_step != self.progress.step or self.is_best:
+                    self._save(is_last_chance=True)
                 self.signal = self._signals.received
-            if self.signal is None and self._evaluated_step != self.progress.step:  # the end fell between evaluations
-                self._log(self._evaluate())
-            if self._saved_step != self.progress.step or self.is_best:
-                self._save(is_last_chance=True)
         finally:
             self._tell("on_fit_end")
+        if self.signal:
+            log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
         return self.values
+
+    def _train(self) -> None:
+        self._evaluate_by_steps()  # where a signal came before or while this was done
+        while not self.is_finished and not self._must_stop():
+            self._train_epoch()
+        if not self._is_asked() and self.progress.evaluated_step != self.progress.step:
+            self._judge(self._measure())  # the end fell between evaluations
+            self._log(self.values)
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -149,8 +160,8 @@ class Trainer:
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
-        elapsed_s = time.perf_counter() - started_s
-        self._end_epoch({"time/samples_per_s": (self.progress.samples - samples_before) / elapsed_s})
+        rate = (self.progress.samples - samples_before) / (time.perf_counter() - started_s)
+        self._end_epoch({"time/samples_per_s": rate})
 
     def _groups(self) -> Iterator[tuple[Any, ...]]:
         """Return the batches of one step at a time, from where the epoch stands."""
@@ -159,8 +170,8 @@ class Trainer:
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
-        if self.device.type == "cpu" and not math.isfinite(output.loss.item()):
-            raise NumericsError(self._explain(output.loss.item(), batch))
+        if self.device.type == "cpu":
+            self._check(output.loss.item(), batch)
         self.progress.samples += output.num_rows
         self.meters.update(output)
 
@@ -170,52 +181,67 @@ class Trainer:
             self._log_step()
         for hook in self._step_hooks:
             hook.on_step_end(self)
-        if settings.eval_every_steps and step % settings.eval_every_steps == 0:
-            self._log(self._evaluate())
+        self._evaluate_by_steps()
         if self.is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
             self._save()
 
+    def _evaluate_by_steps(self) -> None:
+        every, step = self.settings.eval_every_steps, self.progress.step
+        if every and step and step % every == 0 and self.progress.evaluated_step != step:
+            self._judge(self._measure())
+            self._log(self.values)
+
     def _end_epoch(self, timing: Mapping[str, float]) -> None:
-        self.progress.epoch += 1
-        self.progress.batch = 0
+        settings, epoch = self.settings, self.progress.epoch + 1
+        is_last = epoch >= settings.num_epochs or self.is_finished
+        is_due = not settings.eval_every_steps and (is_last or epoch % settings.eval_every_epochs == 0)
+        values = self._measure() if is_due else self._train_values()  # stopped in here, the epoch has not ended
+        self.progress.epoch, self.progress.batch = epoch, 0
         for schedule in self.schedules.values():
             schedule.after_epoch()
-        is_due = self.progress.epoch % self.settings.eval_every_epochs == 0 or self.is_finished
-        values = self._evaluate() if is_due and not self.settings.eval_every_steps else self._train_values()
+        if is_due:
+            self._judge(values)
         self._log(values, timing)
         self.meters.reset()
         self._tell("on_epoch_end", values)
-        if self.is_best or self.progress.epoch % self.settings.save_every_epochs == 0:
+        if self.is_best or epoch % settings.save_every_epochs == 0:
             self._save()
 
-    def _evaluate(self) -> dict[str, float]:
-        """Evaluate all val parts, judge, and return these values with those of training so far."""
+    def _measure(self) -> dict[str, float]:
+        """Return the values of all val parts with those of training so far.
+
+        Raises:
+            EvaluationStopped: A signal came. Nothing has changed; a resumed run measures again.
+        """
         model = self.ema.model if self.ema else self.model
         forward = model if self.ema else self.forward
         values = self._train_values()
-        for name, loader in self.val_loaders.items():
-            result = evaluate(self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp)
-            values |= {f"{name}/{key}": value for key, value in result.items()}
-        self._evaluated_step = self.progress.step
+        with back_if_stopped():
+            for name, loader in self.val_loaders.items():
+                result = evaluate(
+                    self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked
+                )
+                values |= {f"{name}/{key}": value for key, value in result.items()}
+        return values
+
+    def _judge(self, values: dict[str, float]) -> None:
+        self.values, self.progress.evaluated_step = values, self.progress.step
         self.is_best = self.monitor.update(values, self.progress.epoch)
         for schedule in self.schedules.values():
             schedule.after_evaluation(values)
         self._tell("on_evaluation_end", values)
-        return values
 
     def _train_values(self) -> dict[str, float]:
         """Return the means over the epoch so far; nothing when it has not begun."""
         if self.meters.num_batches == 0:
             return {}
         values = {f"train/{name}": value for name, value in self.meters.compute().items()}
-        if not math.isfinite(values["train/loss"]):
-            raise NumericsError(self._explain(values["train/loss"]))
+        self._check(values["train/loss"])
         return values
 
     def _log_step(self) -> None:
         loss = self.meters.loss.lap()  # device sync
-        if not math.isfinite(loss):
-            raise NumericsError(self._explain(loss))
+        self._check(loss)
         values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in learning_rates(self.optimizers).items()}
         if self.step.grad_norm is not None:
             values["step/grad_norm"] = float(self.step.grad_norm)  # device sync
@@ -231,21 +257,10 @@ class Trainer:
             self.stop(f"{self.monitor.name} has not improved in {self.monitor.num_waited} evaluations")
 
     def _save(self, is_last_chance: bool = False) -> None:
-        """Save all that has a memory. A failure is reported and forgiven twice."""
+        """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
-        if self.store is None:
-            return
-        if not math.isfinite(loss := self.meters.loss.compute()):  # never save weights that a loss of nan has touched
-            raise NumericsError(self._explain(loss))
-        try:
-            self.store.save(self.state_dict(), self.progress.step, is_best)
-        except ResourceError as error:
-            self._num_failed_saves += 1
-            if is_last_chance or self._num_failed_saves >= MAX_FAILED_SAVES:
-                raise
-            log.warning("%s; training goes on and saves again later", error)
-        else:
-            self._saved_step, self._num_failed_saves = self.progress.step, 0
+        self._check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
+        self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole run as tensors and plain data."""
@@ -258,26 +273,7 @@ class Trainer:
             CheckpointError: `state` is of another run; says what differs.
         """
         restore_state(self.stateful, state, where)
-        self._saved_step = self._evaluated_step = self.progress.step
-
-    def _collect_memory(self, memory: Mapping[str, Stateful]) -> dict[str, Stateful]:
-        """Name everything with a memory. The random streams come last: nothing may draw after they are restored."""
-        hooks: dict[str, Any] = {f"hook_{i}": hook for i, hook in enumerate(self.hooks) if hasattr(hook, "state_dict")}
-        return {
-            "model": self.model,
-            **({"criterion": self.task.criterion} if isinstance(self.task.criterion, nn.Module) else {}),
-            **({"ema": self.ema} if self.ema else {}),
-            **{name: OptimizerMemory(optimizer) for name, optimizer in self.optimizers.items()},
-            **self.schedules,
-            "scaler": self.step.scaler,
-            "progress": self.progress,
-            "meters": self.meters,
-            "monitor": self.monitor,
-            "logger": self.logger,
-            **hooks,
-            **memory,
-            "rng": RandomStreams(),
-        }
+        self.saver.saved_step = self.progress.step
 
     def stop(self, reason: str) -> None:
         """End the run after the step in progress."""
@@ -289,12 +285,16 @@ class Trainer:
         """Whether all epochs or steps are done."""
         return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self.settings.num_steps
 
+    def _is_asked(self) -> bool:
+        return self._signals.received is not None
+
     def _must_stop(self) -> bool:
-        return self._signals.received is not None or bool(self._stop_reason) or self.monitor.is_exhausted
+        return self._is_asked() or bool(self._stop_reason) or self.monitor.is_exhausted
 
     def _tell(self, event: str, *args: Any) -> None:
         for hook in self.hooks:
             getattr(hook, event)(self, *args)
 
-    def _explain(self, loss: float, batch: Any = None) -> str:
-        return explain_nonfinite(loss, self.progress.step + 1, learning_rates(self.optimizers), batch)
+    def _check(self, loss: float, batch: Any = None) -> None:
+        if not math.isfinite(loss):
+            raise NumericsError(explain_nonfinite(loss, self.progress.step + 1, learning_rates(self.optimizers), batch))

@@ -1,0 +1,29 @@
+"""`status.json`: how a run stands, for whoever started it. Some launchers turn exit codes into others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from src.logger.run_dir import write_file
+
+STATES = {None: "running", 0: "done", 130: "stopped", 143: "stopped"}
+
+
+def write_status(run_path: Path, code: int | None, saved_step: int) -> None:
+    """Write whether a run is running, done, stopped (on request, all saved) or failed.
+
+    A run that was killed outright still says `running`, though its lock is free.
+
+    Args:
+        run_path: Its folder.
+        code: Exit code; None while it runs.
+        saved_step: Step of its newest checkpoint; below 0 when there is none.
+    """
+    status = {
+        "state": STATES.get(code, "failed"),
+        "code": code,
+        "step": max(0, saved_step),
+        "resumable": saved_step >= 0,
+    }
+    write_file(run_path / "status.json", json.dumps(status) + "\n")

@@ -1,0 +1,160 @@
+"""When disk, memory, files or finite numbers run out: one line that says what, and what was saved stays whole."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.trainer.checkpoint import CheckpointStore
+from src.trainer.resume import open_checkpoint
+from src.utils.command import exit_code, run_command, shortage
+from src.utils.errors import NumericsError, ResourceError
+from tests.test_chaos import in_child, state
+from tests.trainer_kit import make_trainer
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB, where mounting is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk_is_called_so_and_older_checkpoints_are_intact(small_disk: Path) -> None:
+    store = CheckpointStore(small_disk)
+    store.save(state(1), 1, is_best=True)
+    (small_disk / "filler").write_bytes(bytes(2_900_000))
+    with pytest.raises(ResourceError, match=r"step-00000002.pt: cannot be saved: No space left.* MiB are free"):
+        store.save({**state(2), "model": {"weight": torch.zeros(100_000)}}, 2, is_best=True)
+    assert store.newest()[1]["progress"]["step"] == 1
+    assert not list(small_disk.glob(".tmp-*"))
+
+
+def test_a_disk_too_small_for_two_states_is_found_before_the_first_step(small_disk: Path) -> None:
+    trainer = make_trainer(small_disk / "run")
+    trainer.model.register_buffer("large", torch.zeros(300_000))
+    with pytest.raises(ResourceError, match=r"checkpoints need about \d+ MiB, \d MiB are free; free some, or name"):
+        trainer.fit()
+    assert trainer.progress.step == 0
+
+
+def test_a_read_only_folder_during_the_run_is_forgiven_twice_and_then_ends_it(small_disk: Path) -> None:
+    trainer = make_trainer(small_disk / "run", epochs=5)
+    save, saves = trainer.saver.store.save, []  # type: ignore[union-attr]
+
+    def turn_read_only(*args: Any) -> Path:
+        saves.append(1)
+        if len(saves) == 2:
+            subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        return save(*args)
+
+    trainer.saver.store.save = turn_read_only  # type: ignore[union-attr,assignment,method-assign]
+    with pytest.raises(ResourceError, match=r"cannot be saved: Read-only file system"):
+        trainer.fit()
+    assert len(saves) == 4, "one that worked, and three that did not"
+    assert open_checkpoint(small_disk / "run")[1]["progress"]["step"] == 7
+
+
+def test_a_limit_on_file_sizes_is_reported_like_a_full_disk(tmp_path: Path) -> None:
+    def save() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        CheckpointStore(tmp_path).save(state(1), 1, is_best=False)  # fits
+        with pytest.raises(ResourceError, match="File too large"):
+            CheckpointStore(tmp_path).save({**state(2), "model": {"weight": torch.zeros(50_000)}}, 2, is_best=False)
+
+    assert in_child(save) == 0
+    assert CheckpointStore(tmp_path).newest()[1]["progress"]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "memory ran out: .*smaller loader.batch_size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to get 8 B"), "memory ran"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out"),
+        (OSError(28, "No space left on device", "/x/y"), "/x/y: the disk is full"),
+        (OSError(24, "Too many open files"), "too many open files; raise `ulimit -n`"),
+    ],
+)
+def test_what_the_machine_has_no_more_of_is_one_line_with_exit_code_5(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    def fail() -> int:
+        raise error
+
+    assert exit_code(error) == run_command(fail) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+def test_errors_that_are_bugs_keep_their_traceback() -> None:
+    assert shortage(ValueError("x")) is None
+    assert exit_code(ValueError("x")) == 1
+
+    def fail() -> int:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        run_command(fail)
+
+
+class NanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * float("nan")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}, {"accumulate_steps": 2}])
+def test_a_gradient_that_is_nan_under_a_finite_loss_is_found_named_and_not_applied(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    class Breaks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.calls = nn.Linear(6, 3), 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.calls += self.training
+            outputs: Tensor = self.layer(inputs)
+            return NanGradient.apply(outputs) if self.calls == 6 else outputs  # type: ignore[no-any-return,no-untyped-call]
+
+    trainer = make_trainer(tmp_path, **options)
+    optimizer, model = trainer.optimizers["optimizer"], Breaks()
+    trainer.step.forward = trainer.model = model
+    optimizer.param_groups[0]["params"][:] = model.parameters()
+    trainer.step._parameters[:] = model.parameters()
+    with pytest.raises(NumericsError, match=r"step [36]: the loss is finite, but the gradient of .* is not; nothing"):
+        trainer.fit()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert trainer.progress.step == (2 if "accumulate_steps" in options else 5)
+
+
+def test_a_save_dir_that_cannot_be_written_ends_with_2_before_anything_is_built(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "train.py", "-c", "configs/line.yaml", f"trainer.save_dir={tmp_path / 'file'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert result.returncode == 2
+    assert "is a file; a folder is needed" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

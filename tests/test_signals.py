@@ -1,0 +1,152 @@
+"""Asked to stop, in whatever it is doing, a run saves, leaves with its code, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.trainer.hooks import Hook
+from src.trainer.resume import open_checkpoint
+from src.trainer.settings import TrainerSettings
+from src.trainer.trainer import Trainer
+from src.utils.errors import ConfigError
+from src.utils.paths import PROJECT_ROOT
+from src.utils.signals import StopSignals
+from tests.trainer_kit import assert_same_weights, make_trainer, weights
+
+ASKING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_every_signal_that_asks_only_sets_a_flag_and_old_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        assert signals.received == (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        assert signals.reason == number.name
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    with StopSignals(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class AskDuringEvaluation(Hook):
+    """Asks to stop in the second evaluation, after its first batch."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def __call__(self, module: Any, inputs: Any) -> None:
+        self.batches += not module.training
+        if self.batches == 4 + 1 and not module.training:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("options", [{}, {"eval_every_steps": 5, "save_every_steps": 4}, {"ema_decay": 0.9}])
+def test_an_evaluation_is_left_at_once_and_made_again_after_the_resume(tmp_path: Path, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    straight = make_trainer(tmp_path / "a", **options)
+    straight.fit()
+    stopped = make_trainer(tmp_path / "b", **options)
+    asking = AskDuringEvaluation()
+    (stopped.ema.model if stopped.ema else stopped.model).register_forward_pre_hook(asking)
+    stopped.fit()
+    assert stopped.signal == signal.SIGTERM
+    assert asking.batches == 5, "no further batch was evaluated"
+    assert stopped.progress.step == (10 if "eval_every_steps" in options else 14)
+    resumed = make_trainer(tmp_path / "b", **options)
+    torch.manual_seed(99)
+    resumed.load_state_dict(open_checkpoint(tmp_path / "b")[1])
+    resumed.fit()
+    assert_same_weights(weights(straight), weights(resumed))
+    assert straight.monitor.state_dict() == resumed.monitor.state_dict()
+    assert (tmp_path / "a" / "metrics.csv").read_bytes() == (tmp_path / "b" / "metrics.csv").read_bytes()
+
+
+class Slow(Hook):
+    def on_step_end(self, trainer: Trainer) -> None:
+        time.sleep(0.03)
+
+
+def test_max_time_stops_and_saves_in_time_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    straight = make_trainer(tmp_path / "a")
+    straight.fit()
+    started_s = time.monotonic()
+    stopped = make_trainer(tmp_path / "b", hooks=(Slow(),), max_time="1s", epochs=500)
+    stopped.fit()
+    assert time.monotonic() - started_s < 1.5
+    assert stopped.signal == signal.SIGTERM
+    assert 0 < stopped.progress.step == open_checkpoint(tmp_path / "b")[1]["progress"]["step"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("3h50m", 13800), ("45s", 45), ("1d", 86400), ("90m", 5400)])
+def test_max_time_is_read_as_it_is_written(text: str, seconds: float) -> None:
+    assert TrainerSettings(max_time=text).max_time_s == seconds
+
+
+@pytest.mark.parametrize("text", ["", "3", "h", "0s", "-1h", "3h 50m", "1h2h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.max_time: a time such as 3h50m"):
+        TrainerSettings(max_time=text)
+
+
+CONFIG = """
+name: small
+data: {type: digits.Digits, split: {val: 0.1}}
+loader: {batch_size: 64, num_workers: 2}
+model: {type: lenet.LeNet, args: {image_size: 8}}
+loss: CrossEntropyLoss
+optimizer: {type: SGD, args: {lr: 0.1}}
+trainer: {epochs: 5000, save_every_epochs: 1000}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.full)])
+def test_a_signal_to_the_whole_process_group_saves_once_and_leaves_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-c", str(tmp_path / "small.yaml")]
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*command, f"trainer.save_dir={tmp_path}"], stdout=file, stderr=file, start_new_session=True
+        )
+    while "epoch" not in output.read_text() and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    assert process.wait(20) == 143, output.read_text()
+    (run,) = (tmp_path / "small").iterdir()
+    status = json.loads((run / "status.json").read_text())
+    assert status == {"state": "stopped", "code": 143, "step": open_checkpoint(run)[1]["progress"]["step"],
+                      "resumable": True}  # fmt: skip
+    assert len(list((run / "checkpoints").glob("step-*.pt"))) <= 2
+    with pytest.raises(ProcessLookupError):
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+    assert "Traceback" not in output.read_text()
