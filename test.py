@@ -1,6 +1,7 @@
 """Evaluate a trained model: `python test.py -r saved/<name>/<run>`. The run knows its own config.
 
-Prints a table, writes `test_metrics.json` into the run directory, and with `--predict FILE` one CSV row per row.
+Prints a table, writes `test_metrics.json` and `report/index.html` into the run directory, and with `--predict FILE` one
+CSV row per row instead.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     meters = KeptMeters(experiment.metrics, run.device)
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp)
     progress = run.state["progress"]
+    write_metrics(run.path / "test_metrics.json", name, values, progress)
     at = f"epoch {progress['epoch']}, step {progress['step']}"
     title, subtitle = (
         f"{run.config.name}: {name}",
@@ -75,7 +77,6 @@ def main(argv: Sequence[str]) -> int:
         low, high = intervals.get(key, (math.nan, math.nan))
         print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
     print(f"report: {shown_path(report)}")
-    write_metrics(run.path / "test_metrics.json", name, values, progress)
     return 0
 
 

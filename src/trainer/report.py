@@ -26,6 +26,8 @@ from src.trainer.predictions import class_probabilities, output_kind, row_names
 from src.trainer.task import StepOutput, Task
 
 NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 10.0
+MAX_KEPT = 100_000_000
+"""Numbers that are kept at most, 400 MB; beyond that there are no details."""
 FEW_ROWS = 100
 MAX_SHOWN_NUMBERS = 12
 
@@ -35,11 +37,12 @@ class KeptMeters(Meters):
 
     def __init__(self, metrics: MetricSet, device: torch.device) -> None:
         self._kept: list[tuple[Tensor, Tensor]] | None = []
+        self._num_kept = 0
         super().__init__(metrics, device)
 
     def reset(self) -> None:
         super().reset()
-        self._kept = []
+        self._kept, self._num_kept = [], 0
 
     def update(self, output: StepOutput) -> None:
         """Add one batch."""
@@ -47,8 +50,11 @@ class KeptMeters(Meters):
         pair = output.outputs, output.targets
         fits = all(isinstance(each, Tensor) and each.dim() in (1, 2) for each in pair)
         if self._kept is not None and fits and len(pair[0]) == len(pair[1]):
+            self._num_kept += pair[0].numel() + pair[1].numel()
             self._kept.append((pair[0].detach().cpu(), pair[1].detach().cpu()))  # device sync
         else:
+            self._kept = None
+        if self._num_kept > MAX_KEPT:
             self._kept = None
 
     def rows(self) -> tuple[Tensor, Tensor] | None:
@@ -72,6 +78,7 @@ def bootstrap(
     device = next((each.device for each in getattr(task.criterion, "buffers", list)()), torch.device("cpu"))
     started_s = time.perf_counter()
     num_resamples = 0
+    has_usual_loss = type(task).step is Task.step  # else only the task knows what it is made of
     while num_resamples < NUM_RESAMPLES:
         if num_resamples >= MIN_RESAMPLES and time.perf_counter() - started_s > MAX_SECONDS:
             break
@@ -81,8 +88,9 @@ def bootstrap(
         try:
             metrics.reset()
             metrics.update(some_outputs, some_targets)
-            values = {"loss": float(task.loss(some_outputs, some_targets)[0]), **metrics.compute()}
-        except ValueError:  # scikit-learn's way to say that there is no such value
+            loss = {"loss": float(task.loss(some_outputs, some_targets)[0])} if has_usual_loss else {}
+            values = {**loss, **metrics.compute()}
+        except (ValueError, RuntimeError):  # the ways of scikit-learn and torchmetrics to say: there is no such value
             continue
         for name, value in values.items():
             if value == value:
