@@ -194,9 +194,14 @@ def build_trainer(
         checkpoints=checkpoints,
         hooks=build_hooks(config),
         device=device,
-        memory={"data": DataMemory(experiment.parts)},
+        memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task)},
         record={"config": config.as_dict(), "config_folder": folder_to_record()},
     )
+
+
+def task_memory(task: Any) -> dict[str, Any]:
+    """Return the task as part of a checkpoint, if it carries something from batch to batch."""
+    return {"task": task} if hasattr(task, "state_dict") and hasattr(task, "load_state_dict") else {}
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:

@@ -129,7 +129,8 @@ class Loader:
         return max(1, min(len(self), SLICED_BYTES // max(1, sum(sizes)))) if is_aligned else 1
 
     def peek(self, num_rows: int) -> Any:
-        """Return a batch of the first `num_rows` rows, read in this process, as the first epoch has them."""
+        """Return a batch of the first rows, at most `num_rows`, read in this process, as the first epoch has them."""
+        num_rows = min(num_rows, self.settings.batch_size)
         if self.part.is_iterable:
             return next(PartStream(self.part, num_rows, False, self._collate).batches(0, 0))
         return self.part.read(0, torch.arange(min(num_rows, len(self.part))), self._collate)

@@ -13,6 +13,7 @@ from src.trainer.evaluate import autocast
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
+from src.utils.errors import ConfigError
 
 Weight = float | Tensor
 
@@ -46,6 +47,9 @@ class Step:
         self.grad_norm: Tensor | None = None
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
+        self._named = {name.removeprefix("optimizer."): optimizer for name, optimizer in optimizers.items()}
+        if hasattr(task, "update"):
+            check_own_update(settings)
         is_plain = settings.accumulate_steps == 1 and settings.amp_dtype is None
         own = self._update_plainly if is_plain else self._update
         self.make: Callable[[Sequence[Any]], None] = self._update_by_task if hasattr(task, "update") else own
@@ -89,8 +93,24 @@ class Step:
         for host_batch in batches:
             batch = to_device(host_batch, self.device)
             with self.amp():
-                output = self.task.update(self.forward, batch, self.optimizers)  # type: ignore[attr-defined]
+                output = self.task.update(self.forward, batch, self._named)  # type: ignore[attr-defined]
             self.take(output, batch)
+
+
+def check_own_update(settings: TrainerSettings) -> None:
+    """Refuse what a task that makes whole updates itself would silently leave out.
+
+    Raises:
+        ConfigError: Gradients are to be clipped, accumulated or scaled.
+    """
+    asked = {
+        "accumulate_steps": settings.accumulate_steps > 1,
+        "max_grad_norm": settings.max_grad_norm is not None,
+        "amp_dtype": settings.amp_dtype == "fp16",
+    }
+    wrong = [name for name, is_asked in asked.items() if is_asked]
+    if wrong:
+        raise ConfigError(f"trainer.{', '.join(wrong)}: the task has an `update` of its own and must do that itself")
 
 
 def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:

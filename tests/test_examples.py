@@ -1,0 +1,293 @@
+"""Projects of users' own code beside an untouched template; in full each reaches what a loop by hand does."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import test as test_script
+import train
+from src.config.registry import use_folder
+from src.model.metric import f1
+from src.model.mlp import MLP
+from src.saved_run import SavedRun
+from src.trainer.hooks import Hook
+from tests.conftest import ROOT
+
+EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
+QUIET = ("-d", "cpu", "logger.bar=false")
+
+
+def code(name: str) -> Any:
+    """The module `name` of an example."""
+    (path,) = (ROOT / "examples").glob(f"*/{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_by_hand", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run_example(tmp_path: Path) -> Callable[..., Path]:
+    """Trains an example in this process and returns the run directory."""
+
+    def run(name: str, *overrides: str, folder: Path = tmp_path, code: int = 0) -> Path:
+        (config,) = (path for path in EXAMPLES if path.stem == name)
+        try:
+            assert train.main(["-c", str(config), *QUIET, f"trainer.save_dir='{folder}'", *overrides]) == code
+        finally:
+            use_folder(None)
+        return next(folder.glob("*/*"))
+
+    return run
+
+
+def last_row(run: Path) -> dict[str, float]:
+    table = pd.read_csv(run / "metrics.csv")
+    return {str(name): float(value) for name, value in table.iloc[-1].items()}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_an_example_makes_two_steps(name: str, run_example: Callable[..., Path]) -> None:
+    run = run_example(name, "trainer.max_steps=2")
+    state = SavedRun(run, "last").state
+    assert state["progress"]["step"] == 2
+    assert {"train/loss"} <= set(last_row(run))
+
+
+def test_the_autoencoder_logs_its_terms_and_shows_samples(run_example: Callable[..., Path]) -> None:
+    run = run_example("vae", "trainer.epochs=1", "trainer.max_steps=null")
+    row = last_row(run)
+    assert row["train/loss"] == pytest.approx(row["train/reconstruction"] + row["train/kl"])
+    assert row["val/loss"] == pytest.approx(row["val/reconstruction"] + row["val/kl"])
+    assert b"samples" in b"".join(path.read_bytes() for path in run.glob("events/*/*"))
+
+
+class StopAt(Hook):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: Any) -> None:
+        if trainer.progress.step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("dcgan", 40), ("language", 7)])
+def test_a_run_that_was_stopped_goes_on_exactly(
+    name: str, steps: int, run_example: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import src.experiment as experiment
+
+    length = f"trainer.max_steps={steps}"
+    straight = run_example(name, length, folder=tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        hooks = experiment.build_hooks
+        patch.setattr(experiment, "build_hooks", lambda config: [*hooks(config), StopAt(steps - 3)])
+        stopped = run_example(name, length, folder=tmp_path / "stopped", code=128 + signal.SIGTERM)
+    copied = shutil.copytree(
+        stopped, tmp_path / "copied" / name / stopped.name
+    )  # this process holds the lock of the run
+    (config,) = (path for path in EXAMPLES if path.stem == name)
+    try:
+        assert train.main(["-c", str(config), *QUIET, length, "-r", str(copied)]) == 0
+    finally:
+        use_folder(None)
+    expected, reached = (SavedRun(run, "last").state for run in (straight, copied))
+    assert expected["progress"]["step"] == reached["progress"]["step"] == steps
+    assert_equal(expected["model"], reached["model"])
+    for key in (key for key in expected if key.startswith(("optimizer", "task"))):
+        assert_equal(expected[key], reached[key])
+
+
+def assert_equal(expected: Any, reached: Any) -> None:
+    if isinstance(expected, Tensor):
+        assert torch.equal(expected, reached)
+    elif isinstance(expected, dict):
+        assert expected.keys() == reached.keys()
+        for key in expected:
+            assert_equal(expected[key], reached[key])
+    else:
+        assert expected == reached
+
+
+def test_an_update_of_ones_own_is_not_clipped_in_silence(run_example: Callable[..., Path]) -> None:
+    from src.utils.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"trainer\.max_grad_norm: the task has an `update` of its own"):
+        run_example("dcgan", "trainer.max_grad_norm=1")
+
+
+# --- full runs against loops by hand ---------------------------------------------------------------------------------
+
+
+def rows_of(run: Path, part: str) -> Any:
+    """All rows of a part, as the run had them."""
+    loaded = SavedRun(run, "last").experiment.parts[part]
+    return loaded.read(0, torch.arange(len(loaded)))
+
+
+def loop(
+    model: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor], num_epochs: int, lr: float, **kind: Any
+) -> nn.Module:
+    """Train on shuffled batches of 64, as one would by hand."""
+    optimizer = kind.get("optimizer", torch.optim.Adam)(model.parameters(), lr=lr)
+    for _ in range(num_epochs):
+        for rows in torch.randperm(len(batch[0])).split(64):
+            optimizer.zero_grad()
+            loss(model, [values[rows] for values in batch]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.full
+def test_the_autoencoder_is_as_good_as_by_hand(run_example: Callable[..., Path]) -> None:
+    run, vae = run_example("vae"), code("vae")
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        outputs = model(batch[0])
+        return vae.reconstruction(outputs, batch[0]) + vae.kl(outputs, batch[0])
+
+    torch.manual_seed(1)
+    by_hand = loop(vae.VAE(), rows_of(run, "train"), loss, 15, 1e-3)
+    with torch.no_grad():
+        expected = loss(by_hand, rows_of(run, "val")).item()
+    print("vae", last_row(run)["val/loss"], expected)
+    assert last_row(run)["val/loss"] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.full
+def test_the_siamese_network_is_as_good_as_by_hand(run_example: Callable[..., Path]) -> None:
+    run, siamese = run_example("siamese"), code("siamese")
+    torch.manual_seed(1)
+    by_hand = loop(
+        siamese.Siamese(),
+        rows_of(run, "train"),
+        lambda model, batch: F.binary_cross_entropy_with_logits(model(batch[0], batch[1]), batch[2]),
+        8,
+        1e-3,
+    )
+    first, second, same = rows_of(run, "val")
+    expected = ((by_hand(first, second) > 0).float() == same).float().mean().item()
+    print("siamese", last_row(run)["val/accuracy"], expected)
+    assert last_row(run)["val/accuracy"] == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.full
+def test_the_gan_is_where_it_is_by_hand(run_example: Callable[..., Path]) -> None:
+    run, gan = run_example("dcgan"), code("dcgan")
+    torch.manual_seed(1)
+    generator, discriminator = gan.Generator(), gan.Discriminator()
+    rate: Any = {"lr": 2e-4, "betas": (0.5, 0.999)}
+    of_g = torch.optim.Adam(generator.parameters(), **rate)
+    of_d = torch.optim.Adam(discriminator.parameters(), **rate)
+    images, seen = rows_of(run, "train")[0], []
+    for epoch in range(10):
+        for rows in torch.randperm(len(images)).split(64):
+            fake = generator(torch.randn(len(rows), 32))
+            real_logits, fake_logits = discriminator(images[rows]), discriminator(fake.detach())
+            of_d.zero_grad()
+            (F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()).backward()
+            of_d.step()
+            of_g.zero_grad()
+            F.softplus(-discriminator(fake)).mean().backward()
+            of_g.step()
+            if epoch == 9:
+                seen.append((real_logits.sigmoid().mean().item(), fake_logits.sigmoid().mean().item()))
+    real, fake_share = torch.tensor(seen).mean(0).tolist()
+    row = last_row(run)
+    print("dcgan", row["train/real"], row["train/fake"], real, fake_share)
+    assert row["train/real"] == pytest.approx(real, abs=0.08)
+    assert row["train/fake"] == pytest.approx(fake_share, abs=0.08)
+
+
+@pytest.mark.full
+def test_the_language_model_is_as_good_as_by_hand(run_example: Callable[..., Path]) -> None:
+    run, language = run_example("language"), code("language")
+    torch.manual_seed(1)
+    model, lr, best, best_weights = language.WordLSTM(50), 5.0, float("inf"), {}
+    train_part, val, test_part = (language.Sentences(n, s) for n, s in ((80000, 1), (8000, 2), (8000, 3)))
+
+    def measure(part: Any) -> float:
+        state, total = None, 0.0
+        with torch.no_grad():
+            for i in range(len(part)):
+                words, targets, _ = part[i]
+                logits, state = model(words, state)
+                total += F.cross_entropy(logits, targets).item() / len(part)
+        return total
+
+    for _ in range(6):
+        state = None
+        for i in range(len(train_part)):
+            words, targets, _ = train_part[i]
+            logits, state = model(words, state)
+            state = (state[0].detach(), state[1].detach())
+            model.zero_grad()
+            F.cross_entropy(logits, targets).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= lr * parameter.grad
+        loss = measure(val)
+        if loss < best:
+            best, best_weights = loss, copy.deepcopy(model.state_dict())
+        else:
+            lr /= 4
+    model.load_state_dict(best_weights)
+    expected = torch.tensor(measure(test_part)).exp().item()
+    assert test_script.main(["-r", str(run)]) == 0
+    reached = pd.read_json(run / "test_metrics.json")["test"]["perplexity"]
+    print("language", reached, expected)
+    assert reached == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.full
+def test_graph_attention_is_as_good_as_by_hand(run_example: Callable[..., Path]) -> None:
+    run, graph = run_example("graph"), code("graph")
+    torch.manual_seed(1)
+    model = graph.GAT(16, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
+    data, best = graph.Citations("train")[0], 0.0
+    val = graph.Citations("val")[0]["targets"]
+    for _ in range(100):
+        model.train()
+        optimizer.zero_grad()
+        F.cross_entropy(model(data["nodes"], data["edges"]), data["targets"]).backward()
+        optimizer.step()
+        known, outputs = val != graph.UNKNOWN, model.eval()(data["nodes"], data["edges"])
+        best = max(best, (outputs.argmax(1) == val)[known].float().mean().item())
+    reached = pd.read_csv(run / "metrics.csv")["val/accuracy"].max()
+    print("graph", reached, best)
+    assert reached == pytest.approx(best, abs=0.03)
+
+
+@pytest.mark.full
+def test_the_table_is_as_good_as_by_hand(run_example: Callable[..., Path]) -> None:
+    run = run_example("customers")
+    rows, val = rows_of(run, "train"), rows_of(run, "val")
+    weight = len(rows[1]) / (2.0 * rows[1].bincount())
+    torch.manual_seed(1)
+    model: Any = MLP(rows[0].shape[1], [32], 2)
+    best, optimizer = 0.0, torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(20):
+        for chosen in torch.randperm(len(rows[0])).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows[0][chosen]), rows[1][chosen], weight=weight).backward()
+            optimizer.step()
+        best = max(best, f1(model(val[0]), val[1]).item())
+    reached = pd.read_csv(run / "metrics.csv")["val/f1"].max()
+    print("customers", reached, best)
+    assert reached == pytest.approx(best, abs=0.03)
