@@ -41,7 +41,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.mark.parametrize("chosen", NEEDED)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("safetensors", "onnx")]
+
+
+@pytest.mark.parametrize("chosen", ["torch_export", *SLOW])
 def test_the_program_in_the_readme_gives_what_the_run_gives(run: Path, tmp_path: Path, chosen: str) -> None:
     for package in NEEDED[chosen]:
         pytest.importorskip(package)
