@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from src.experiment import Experiment
     from src.logger.logger import Logger
     from src.logger.run_dir import RunDir
-    from src.logger.status import write_status
+    from src.trainer.trainer import Trainer
 
 log = logging.getLogger("src")
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         print(answered)
         return 0
     config, run_dir, state = open_run(arguments)
-    return train(config, run_dir, state, command=[Path(sys.argv[0]).name, *argv])
+    return train(config, run_dir, state, [Path(sys.argv[0]).name, *argv], arguments.allowed)
 
 
 def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] | None]:
@@ -72,7 +72,13 @@ def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] 
     return config or config_from_dict(state["config"], arguments.overrides, str(run_dir)), run_dir, state
 
 
-def train(config: Config, path: Path | None, state: dict[str, Any] | None, command: Sequence[str]) -> int:
+def train(
+    config: Config,
+    path: Path | None,
+    state: dict[str, Any] | None,
+    command: Sequence[str],
+    allowed: Sequence[str] = (),
+) -> int:
     """Build everything, train, and return the exit code.
 
     Args:
@@ -80,17 +86,20 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
         path: Run directory to go on in; None makes a new one.
         state: Checkpoint to go on from, or None.
         command: The command line, for the record.
+        allowed: Keys that may differ from the run that goes on, though they should not.
     """
+    from src.config.changes import check_changes
     from src.config.signatures import check_components
 
     check_components(config)
+    changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
 
     from src.experiment import build_experiment, build_sinks, build_trainer
-    from src.logger.console import closing_summary, log_to_file, setup_console
+    from src.logger.console import log_to_file, setup_console
     from src.logger.logger import Logger, check_sinks
     from src.logger.run_dir import RunDir
+    from src.trainer.init_from import init_weights
     from src.trainer.rehearse import rehearse
-    from src.trainer.resume import init_weights
     from src.utils.device import find_device, make_deterministic
     from src.utils.host_memory import keep_freed_memory
     from src.utils.paths import project_path
@@ -105,7 +114,7 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     seed_everything(config.seed)
     experiment = build_experiment(config, device, state and state["data"])
     if config.trainer.init_from and state is None:
-        init_weights(experiment.model, project_path(config.trainer.init_from))
+        init_weights(experiment.model, config.trainer.init_from)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         rehearse(experiment.task, experiment.model, loader, device)
 
@@ -120,7 +129,15 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     run.write_config(config.as_dict())
     run.write_environment(command, config.seed)
     log_to_file(run.log_file)
-    introduce(config, experiment, run, logger, is_new=state is None)
+    introduce(config, experiment, run, logger, None if state is None else changed)
+    return fit(trainer, run, logger)
+
+
+def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
+    """Train, say how it ended, and return the exit code."""
+    from src.logger.console import closing_summary
+    from src.logger.status import write_status
+
     started_s = time.perf_counter()
     code = 1
     write_status(run.path, None, trainer.saver.saved_step)
@@ -140,8 +157,18 @@ def train(config: Config, path: Path | None, state: dict[str, Any] | None, comma
     return code
 
 
-def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logger, *, is_new: bool) -> None:
-    """Say what is about to run, on the console and to whoever looks at the run later."""
+def introduce(
+    config: Config, experiment: Experiment, run: RunDir, logger: Logger, changed: Sequence[str] | None
+) -> None:
+    """Say what is about to run, on the console and to whoever looks at the run later.
+
+    Args:
+        config: Of this run.
+        experiment: As built.
+        run: Its folder.
+        logger: Takes the config of a new run.
+        changed: Of a run that goes on: what differs from before. None for a new run.
+    """
     from src.trainer.rehearse import count_parameters, describe_length
     from src.utils.paths import shown_path
 
@@ -153,7 +180,9 @@ def introduce(config: Config, experiment: Experiment, run: RunDir, logger: Logge
     log.info(
         "model  %s, %s parameters%s", name, f"{total:,}", "" if total == trainable else f", {trainable:,} trainable"
     )
-    if is_new:
+    for line in changed or ():
+        log.info("change %s", line)
+    if changed is None:
         logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
         logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
         logger.hparams(config.as_dict())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.utils.errors import CheckpointError
-from src.utils.paths import shown_path
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before names."""
@@ -86,13 +85,3 @@ def best_weights(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
     averaged = state.get("ema")
     weights: Mapping[str, Tensor] = averaged["model"] if averaged else state["model"]
     return weights
-
-
-def init_weights(model: nn.Module, path: Path) -> None:
-    """Start `model` from the weights of a run or checkpoint, taking nothing else from it.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, or it is of another model.
-    """
-    run_dir, state = open_checkpoint(path, "best")
-    load_weights(model, best_weights(state), f"init_from {shown_path(run_dir)}")

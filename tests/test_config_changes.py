@@ -1,0 +1,136 @@
+"""Going on with another config, and starting from the weights of another run."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.config import config_from_dict
+from src.config.changes import check_changes
+from src.trainer.init_from import init_weights, take_weights
+from src.trainer.settings import InitFrom
+from src.utils.errors import CheckpointError
+from tests.test_config_laws import FULL
+
+REFUSED = [
+    "model.args.out_features=11",
+    "model=lenet.LeNet",
+    "data.split.val=0.3",
+    "data.split.seed=5",
+    "data.type=idx.IDX",
+    "seed=4",
+    "loader.batch_size=32",
+    "optimizer.args.lr=0.1",
+    "optimizer=SGD",
+    "loss=mse",
+    "lr_scheduler.args.gamma=0.5",
+    "trainer.ema_decay=0.9",
+]
+APPLIED = ["trainer.epochs=9", "trainer.patience=5", "trainer.max_grad_norm=1", "metrics=[accuracy]"]
+HARMLESS = [
+    "trainer.save_dir=elsewhere",
+    "loader.num_workers=2",
+    "logger.csv=false",
+    "name=other",
+    "data.args.folder=/data",
+    "trainer.keep=3",
+]
+
+
+def table(overrides: list[str], allowed: tuple[str, ...] = ()) -> list[str]:
+    config = config_from_dict(FULL, overrides)
+    saved = config_from_dict(FULL).as_dict()
+    return check_changes(saved, config, allowed, "saved/x/1")
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_cannot_change_is_refused_with_its_key_unless_it_is_allowed(override: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        table([override, "trainer.epochs=9"])
+    key = override.partition("=")[0]
+    assert f"saved/x/1: {key}" in str(caught.value)
+    assert "--allow-change" in str(caught.value) and "epochs" not in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert table([override], allowed=(key.split(".")[0],))
+
+
+def test_all_that_cannot_change_is_named_at_once() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        table([*REFUSED[:1], "seed=4"])
+    assert "model.args.out_features: 10 -> 11" in str(caught.value) and "seed: 3 -> 4" in str(caught.value)
+
+
+@pytest.mark.parametrize("override", APPLIED)
+def test_what_can_change_is_told(override: str) -> None:
+    (line,) = table([override])
+    assert line.startswith(override.partition("=")[0]) and " -> " in line
+
+
+def test_what_means_nothing_is_not_told() -> None:
+    assert table(HARMLESS) == []
+
+
+def test_a_setting_that_is_newer_than_the_run_is_no_change() -> None:
+    saved = copy.deepcopy(config_from_dict(FULL).as_dict())
+    del saved["trainer"]["min_delta"], saved["loader"]["in_order"]
+    assert check_changes(saved, config_from_dict(FULL), (), "x") == []
+
+
+def two_layers(**sizes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, sizes.get("hidden", 3)), nn.Linear(sizes.get("hidden", 3), sizes.get("out", 2)))
+
+
+def test_only_what_is_chosen_is_taken() -> None:
+    there, here = two_layers(), two_layers(out=5)
+    before = here[1].weight.clone()
+    take_weights(here, there.state_dict(), InitFrom("x", include=("0.*",)), "x")
+    assert torch.equal(here[0].weight, there[0].weight) and torch.equal(here[1].weight, before)
+    other = two_layers()
+    take_weights(
+        other,
+        {f"net.{key}": value for key, value in there.state_dict().items()},
+        InitFrom("x", rename={"net.": ""}),
+        "x",
+    )
+    assert torch.equal(other[1].weight, there[1].weight)
+
+
+def test_what_does_not_fit_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    there, here = two_layers().state_dict() | {"extra": torch.zeros(1)}, two_layers(out=5)
+    with pytest.raises(CheckpointError) as caught:
+        take_weights(here, there, InitFrom("x"), "old")
+    assert "old: 2 weights match" in str(caught.value)
+    assert "1 unexpected here: extra" in str(caught.value)
+    assert "1.weight [2, 3] there, [5, 3] here" in str(caught.value)
+    with caplog.at_level("INFO", "src"):
+        take_weights(here, there, InitFrom("x", strict=False), "old")
+    assert "2 weights taken" in caplog.text and "2 of another shape" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings", [InitFrom("x", strict=False, rename={"0": "a", "1": "b"}), InitFrom("x", include=("z*",))]
+)
+def test_no_match_at_all_is_an_error(settings: InitFrom) -> None:
+    model = two_layers()
+    with pytest.raises(CheckpointError, match="0 weights match"):
+        take_weights(model, two_layers().state_dict(), settings, "x")
+
+
+def test_the_config_takes_a_path_or_a_mapping(tmp_path: Path) -> None:
+    def read(init_from: Any) -> Any:
+        config = config_from_dict({**FULL, "trainer": {"init_from": init_from}})
+        assert config_from_dict(config.as_dict()) == config
+        return config.trainer.init_from
+
+    assert read("saved/x") == "saved/x"
+    assert read({"path": "saved/x", "exclude": ["head.*"]}) == InitFrom("saved/x", exclude=("head.*",))
+    model = two_layers()
+    torch.save({"format": 1, "model": model.state_dict()}, tmp_path / "x.pt")
+    other = two_layers()
+    init_weights(other, str(tmp_path / "x.pt"))
+    assert torch.equal(other[0].weight, model[0].weight)
