@@ -1,0 +1,57 @@
+"""What docs/tasks.md shows works: the tasks train, the files it names exist, the YAML is what the examples have."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from src.trainer.settings import TrainerSettings
+from src.trainer.step import Step
+from tests.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+SNIPPETS = {language: re.findall(rf"```{language}\n(.*?)```", PAGE, re.S) for language in ("yaml", "python")}
+
+
+@pytest.mark.parametrize("text", SNIPPETS["python"], ids=["step", "update"])
+def test_a_task_shown_trains(text: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    exec(text, namespace)
+    task = next(each for name, each in namespace.items() if name.endswith("Task") and name != "Task")()
+    torch.manual_seed(0)
+    own = hasattr(task, "update")
+    model: nn.Module = nn.ModuleDict({n: nn.Linear(3, 1) for n in ("first", "second")}) if own else nn.Linear(3, 1)
+    named: Any = dict(model.named_children()) if own else {"": model}
+    optimizers: Any = {
+        f"optimizer.{name}".rstrip("."): torch.optim.SGD(part.parameters(), lr=0.1) for name, part in named.items()
+    }
+    losses: list[float] = []
+    step = Step(
+        task,
+        model,
+        optimizers,
+        TrainerSettings(),
+        torch.device("cpu"),
+        lambda output, _: losses.append(output.loss.item()),
+    )
+    batch = (torch.randn(8, 3), torch.randn(8, 1))
+    for _ in range(20):
+        step.make([batch])
+    assert losses[-1] < losses[0]
+
+
+def test_every_path_named_exists() -> None:
+    paths = re.findall(r"`((?:examples|configs|src)/[\w/.]+)`", PAGE)
+    assert len(paths) >= 6
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_yaml_block_is_yaml_and_names_what_there_is() -> None:
+    for text in SNIPPETS["yaml"]:
+        for name in re.findall(r"\b(vae|dcgan)\.(\w+)", str(yaml.safe_load(text))):
+            assert re.search(rf"(class|def) {name[1]}\b", (ROOT / f"examples/{name[0]}/{name[0]}.py").read_text())
