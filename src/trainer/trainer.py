@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ class Trainer:
         model = self.ema.model if self.ema else self.model
         forward = model if self.ema else self.forward
         values = self._train_values()
-        with back_if_stopped():
+        with back_if_stopped() if self.val_loaders else nullcontext():
             for name, loader in self.val_loaders.items():
                 result = evaluate(
                     self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked
