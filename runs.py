@@ -26,6 +26,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--filter", action="append", default=[], metavar="COND", help="e.g. status=finished, 'lr<0.01'; may be repeated"
     )
     parser.add_argument("--csv", metavar="FILE", help="write the table, all its columns, to a file")
+    parser.add_argument("--html", metavar="FILE", help="write a page with the table and the curves of the best runs")
     parser.add_argument("--yes", action="store_true", help="of prune: delete what it lists")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     return parser.parse_intermixed_args(argv)
@@ -57,7 +58,14 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     if options.csv:
         table.to_csv(options.csv, index=False)
         print(f"{len(table)} runs written to {options.csv}")
-    elif len(table):
+    if options.html:
+        from src.logger.report.compare import write_comparison
+
+        write_comparison(Path(options.html), folder, table)
+        print(f"{len(table)} runs written to {options.html}")
+    if options.csv or options.html:
+        return 0
+    if len(table):
         print(table_text(table, width=shutil.get_terminal_size((160, 50)).columns))
     else:
         print(f"none of {len(runs)} runs in {folder} fits {' and '.join(options.filter)}")

@@ -134,6 +134,17 @@ def test_the_table_shows_differing_keys_only_best_first(tmp_path: Path, capsys: 
     assert list(table["optimizer.args.lr"]) == [0.01, 0.1, 0.001] and "optimizer.type" not in table
 
 
+def test_a_page_compares_runs(tmp_path: Path) -> None:
+    make_run(tmp_path, 1, lr=0.1)
+    run = make_run(tmp_path, 2, lr=0.01, losses=(0.9, 0.1))
+    (run / "metrics.csv").write_text((run / "metrics.csv").read_text().replace("train/loss", "train/<script>"))
+    (make_run(tmp_path, 3) / "metrics.csv").write_text("")
+    assert runs.main([str(tmp_path), "--html", str(tmp_path / "page" / "runs.html")]) == 0
+    page = (tmp_path / "page" / "runs.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<svg") == 3 and "optimizer.args.lr" in page and "0101_000003" in page
+
+
 def test_mistakes_are_explained(tmp_path: Path) -> None:
     make_run(tmp_path)
     with pytest.raises(ConfigError, match="no such folder"):

@@ -25,7 +25,7 @@ from src.trainer.meters import Meters
 from src.trainer.predictions import class_probabilities, output_kind, row_names
 from src.trainer.task import StepOutput, Task
 
-NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 10.0
+NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 5.0
 MAX_KEPT = 100_000_000
 """Numbers that are kept at most, 400 MB; beyond that there are no details."""
 FEW_ROWS = 100

@@ -54,7 +54,7 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[Html]) 
         Html(f"<style>{STYLE}</style>"),
     )
     body = element("body", element("h1", title), element("p", subtitle, class_="soft"), *sections)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, f"<!doctype html>\n{element('html', head, body, lang='en')}\n")
 
 
