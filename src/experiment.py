@@ -22,6 +22,7 @@ from src.data.settings import LoaderSettings
 from src.data.split import fit_parts, parts_state
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
+from src.trainer.groups import check_groups, freeze, parameter_groups
 from src.trainer.hooks import Hook, standard_hooks
 from src.trainer.schedule import Schedule, count_steps
 from src.trainer.task import Criterion, Task
@@ -60,6 +61,7 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": parts["train"].dataset, "loader": length}
     model = available["model"] = build_model(config.model, available).to(device)
+    freeze(model, config.parameters.freeze)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
     metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
     task = build("task", config.task, available=available, criterion=criterion)
@@ -117,10 +119,12 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
     named = {"": config.optimizer} if isinstance(config.optimizer, Component) else config.optimizer
     schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
     optimizers, timed = {}, {}
+    chosen = {name: parameter_groups(_parameters(experiment, name), config.parameters) for name in named}
+    check_groups(experiment.model, config.parameters)
     for name, component in named.items():
         suffix = f".{name}" if name else ""
-        parameters, available = _parameters(experiment, name), experiment.available
-        optimizer: Optimizer = build("optimizer", component, parameters, available=available)
+        available = experiment.available
+        optimizer: Optimizer = build("optimizer", component, chosen[name], available=available)
         optimizers[f"optimizer{suffix}"] = optimizer
         settings = schedules.get(name)
         timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, available)
@@ -152,13 +156,15 @@ def _on(criterion: Any, device: torch.device) -> Criterion:
     return moved
 
 
-def _parameters(experiment: Experiment, name: str) -> list[nn.Parameter]:
+def _parameters(experiment: Experiment, name: str) -> dict[str, nn.Parameter]:
     """Return what an optimizer trains: the model of its name, or everything, the loss's own parameters included."""
+    every = dict(experiment.model.named_parameters())
     if name:
-        return list(experiment.model.get_submodule(name).parameters())
+        experiment.model.get_submodule(name)
+        return {key: value for key, value in every.items() if key.startswith(f"{name}.")}
     criterion = experiment.task.criterion
-    own = list(criterion.parameters()) if isinstance(criterion, nn.Module) else []
-    return [*experiment.model.parameters(), *own]
+    own = dict(criterion.named_parameters(prefix="loss")) if isinstance(criterion, nn.Module) else {}
+    return {**every, **own}
 
 
 def _build_schedule(

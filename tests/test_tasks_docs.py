@@ -10,7 +10,10 @@ import torch
 import yaml
 from torch import nn
 
-from src.trainer.settings import TrainerSettings
+from src.config.mistakes import Mistakes
+from src.config.schema import read
+from src.trainer.groups import check_groups, freeze, parameter_groups
+from src.trainer.settings import ParameterSettings, TrainerSettings
 from src.trainer.step import Step
 from tests.conftest import ROOT
 
@@ -55,3 +58,18 @@ def test_every_yaml_block_is_yaml_and_names_what_there_is() -> None:
     for text in SNIPPETS["yaml"]:
         for name in re.findall(r"\b(vae|dcgan)\.(\w+)", str(yaml.safe_load(text))):
             assert re.search(rf"(class|def) {name[1]}\b", (ROOT / f"examples/{name[0]}/{name[0]}.py").read_text())
+
+
+def test_the_parameters_shown_are_accepted_by_a_model_with_a_body_and_a_head() -> None:
+    text = next(text for text in SNIPPETS["yaml"] if text.startswith("parameters"))
+    given = yaml.safe_load(text)["parameters"]
+    given["groups"][0]["lr"] = float(given["groups"][0]["lr"])  # our own reader takes 1e-2 for a number
+    mistakes = Mistakes({})
+    settings = read(ParameterSettings, given, ("parameters",), mistakes, lambda *_: "")
+    mistakes.stop_if_any()
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2)})
+    freeze(model, settings.freeze)
+    check_groups(model, settings)
+    groups = parameter_groups(dict(model.named_parameters()), settings)
+    assert [group["lr"] for group in groups] == [0.01, 0.01]
+    assert not model["body"].weight.requires_grad

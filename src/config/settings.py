@@ -10,7 +10,7 @@ from src.config.mistakes import KeyPath
 from src.config.references import Reference, escaped
 from src.data.settings import LoaderSettings, SplitSettings
 from src.logger.settings import LoggerSettings
-from src.trainer.settings import TrainerSettings
+from src.trainer.settings import ParameterSettings, TrainerSettings
 from src.utils.bounds import AtLeast, Between
 
 
@@ -110,6 +110,7 @@ class Config:
     optimizer: Component | Mapping[str, Component] | None = None
     """One optimizer, or several by name."""
 
+    parameters: ParameterSettings = field(default_factory=ParameterSettings)
     lr_scheduler: ScheduleSettings | Mapping[str, ScheduleSettings] | None = None
     """Schedule of the learning rate, or one per optimizer by name."""
 

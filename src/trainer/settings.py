@@ -128,3 +128,31 @@ class TrainerSettings:
     def num_steps(self) -> float:
         """Steps at which the run ends; infinite when only epochs count."""
         return self.max_steps or math.inf
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """Parameters that have a rate or a decay of their own."""
+
+    match: str
+    """Pattern of parameter names, `body.*`; the first group that matches counts."""
+
+    lr: Annotated[float, AtLeast(0)] | None = None
+    """Learning rate. Default: that of the optimizer."""
+
+    weight_decay: Annotated[float, AtLeast(0)] | None = None
+    """Weight decay. Default: that of the optimizer."""
+
+
+@dataclass(frozen=True)
+class ParameterSettings:
+    """Which parameters are trained, and how. Names are those of `model.named_parameters()`; `*` is any text."""
+
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that stay as they are: `[body.*]`. Batch norms that are frozen keep their statistics."""
+
+    groups: tuple[GroupSettings, ...] = ()
+    """Rates and decays by pattern: `[{match: head.*, lr: 1e-2}]`."""
+
+    no_decay_on_norms_and_biases: bool = False
+    """Decay no parameter of less than two dimensions: biases, and the scales of norms."""
