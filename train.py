@@ -41,6 +41,11 @@ def main(argv: Sequence[str]) -> int:
         print(answered)
         return 0
     config, run_dir, state = open_run(arguments)
+    if arguments.check:
+        from src.check import check
+
+        print(*check(config), sep="\n")
+        return 0
     return train(config, run_dir, state, [Path(sys.argv[0]).name, *argv], arguments.allowed)
 
 

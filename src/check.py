@@ -1,0 +1,211 @@
+"""`--check`: everything is built and tried once, and what a run would be is told. Nothing of it is left behind."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.config.settings import Config
+from src.config.signatures import check_components
+from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
+from src.logger.logger import Logger
+from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.trainer.evaluate import evaluating
+from src.trainer.nonfinite import tensors_in
+from src.trainer.rehearse import count_parameters, describe_length, rehearse
+from src.trainer.schedule import count_steps, learning_rates
+from src.trainer.trainer import Trainer
+from src.utils.device import find_device, to_device
+from src.utils.paths import project_path
+from src.utils.seed import seed_everything
+
+NUM_STEPS = 3
+MAX_PLOTTED_STEPS = 20_000
+PLOT_WIDTH = 60
+_LEVELS = "▁▂▃▄▅▆▇█"
+
+
+def check(config: Config) -> Iterator[str]:
+    """Yields the lines of the report; warnings come last.
+
+    Raises:
+        KeelError: The run could not begin, and why.
+    """
+    check_components(config)
+    device = find_device(config.trainer.device)
+    seed_everything(config.seed)
+    experiment = build_experiment(config, device)
+    for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
+        rehearse(experiment.task, experiment.model, loader, device)
+    with tempfile.TemporaryDirectory(prefix="keel-check-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = build_trainer(config, experiment, device, Logger([]), Path(folder))
+        yield from _describe_data(experiment)
+        yield from _describe_model(experiment)
+        yield from _describe_optimizers(trainer)
+        mistrusted = [*_overlaps(experiment)]
+        yield from _describe_schedules(config, experiment, mistrusted)
+        yield from _try_steps(trainer, experiment, config, mistrusted)
+        yield from _try_checkpoint(trainer, config, Path(folder))
+    yield from (f"warning    {line}" for line in mistrusted)
+
+
+def _describe_data(experiment: Experiment) -> Iterator[str]:
+    rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
+    yield f"data       {rows} rows"
+
+
+def _describe_model(experiment: Experiment) -> Iterator[str]:
+    total, trainable = count_parameters(experiment.model)
+    yield f"model      {type(experiment.model).__name__}, {total:,} parameters, {trainable:,} trainable"
+    for name, block in experiment.model.named_children():
+        own, trains = count_parameters(block)
+        if own:
+            yield f"             {name:<20} {own:>12,}" + ("" if own == trains else f"  ({trains:,} trainable)")
+
+
+def _describe_optimizers(trainer: Trainer) -> Iterator[str]:
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for name, optimizer in trainer.optimizers.items():
+        for index, group in enumerate(optimizer.param_groups):
+            held = [names.get(id(parameter), "of the loss") for parameter in group["params"]]
+            shown = ", ".join(held[:4]) + (f", ... ({len(held)} in all)" if len(held) > 4 else "")
+            rates = f"lr {group['lr']:.3g}, weight_decay {group.get('weight_decay', 0):.3g}"
+            yield f"{name:<10} {type(optimizer).__name__} group {index}: {rates}: {shown}"
+
+
+def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list[str]) -> Iterator[str]:
+    """Plots the rates over the whole run, on optimizers of their own."""
+    steps_per_epoch, total = count_steps(experiment.loaders["train"], config.trainer)
+    if not math.isfinite(total):
+        yield "length     unknown: the data have no length, and there is no trainer.max_steps"
+        return
+    yield f"length     {int(total):,} steps, {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps"
+    optimizers, schedules = build_optimizers(config, experiment)
+    for name, schedule in schedules.items():
+        planned = getattr(schedule.scheduler, "total_steps", None) or getattr(schedule.scheduler, "T_max", None)
+        moves = int(total) if schedule.every == "step" else math.ceil(total / steps_per_epoch)
+        if isinstance(planned, int) and planned != moves:
+            mistrusted.append(f"{name}: made for {planned:,} moves, and this run makes {moves:,}")
+    if total > MAX_PLOTTED_STEPS:
+        return
+    rates: dict[str, list[float]] = {}
+    for step in range(1, int(total) + 1):
+        for name, rate in learning_rates(optimizers).items():
+            rates.setdefault(name, []).append(rate)
+        for schedule in schedules.values():
+            schedule.after_step()
+            if step % steps_per_epoch == 0:
+                schedule.after_epoch()
+    for name, values in rates.items():
+        yield f"{name:<10} {_plot(values)}  first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"
+
+
+def _plot(values: list[float]) -> str:
+    """Draws values over time as one line of bars."""
+    width, top = min(PLOT_WIDTH, len(values)), max(values) or 1.0
+    chosen = [values[index * len(values) // width] for index in range(width)]
+    return "".join(_LEVELS[round(max(0.0, value) / top * (len(_LEVELS) - 1))] for value in chosen)
+
+
+def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrusted: list[str]) -> Iterator[str]:
+    """Trains a few steps on the first batch, and evaluates on it before and after."""
+    group = next(trainer._groups())
+    before = _evaluate_once(trainer, group[0])
+    times = []
+    trainer.model.train()
+    for _ in range(NUM_STEPS):
+        started_s = time.perf_counter()
+        trainer.step.make(group)
+        times.append(time.perf_counter() - started_s)
+    trainer.progress.step += NUM_STEPS
+    after = _evaluate_once(trainer, group[0])
+    shapes = [" ".join(map(_shape, tensors_in(each))) for each in (group[0], before.outputs)]
+    yield f"shapes     batch {shapes[0]} -> outputs {shapes[1]}"
+    loss = (float(before.loss), float(after.loss))
+    yield f"loss       {loss[0]:.5g} on the first batch, {loss[1]:.5g} after {NUM_STEPS} steps on it"
+    for name, loader in experiment.val_loaders.items():
+        output = _evaluate_once(trainer, next(iter(loader.batches())))
+        yield f"{name:<10} loss {float(output.loss):.5g} on its first batch"
+    steps_per_epoch, _ = count_steps(experiment.loaders["train"], config.trainer)
+    epoch = f", about {min(times) * steps_per_epoch:.3g} s an epoch" if math.isfinite(steps_per_epoch) else ""
+    yield f"time       {min(times) * 1000:.3g} ms a step{epoch}, without reading data and evaluating"
+    yield f"memory     {_memory(trainer)}"
+    named = ["train/loss", *(f"train/{name}" for name in config.metrics)]
+    named += [
+        each.replace("train", part, 1) for part in experiment.val_loaders for each in named[: 1 + len(config.metrics)]
+    ]
+    yield f"logged     {', '.join([*named, *learning_rates(trainer.optimizers)])}"
+    mistrusted += _dead_parameters(trainer)
+    if trainer.optimizers and loss[0] == loss[1]:
+        mistrusted.append(f"the loss does not change: {loss[0]:.5g} before and after {NUM_STEPS} steps")
+
+
+def _evaluate_once(trainer: Trainer, batch: Any) -> Any:
+    with evaluating(trainer.model), torch.no_grad(), trainer.step.amp():
+        return trainer.task.step(trainer.model, to_device(batch, trainer.device))
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _dead_parameters(trainer: Trainer) -> Iterator[str]:
+    """Yields which parameters got no gradient in the last step, or one of nothing but zeros."""
+    trains = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
+    held = {
+        id(each) for optimizer in trainer.optimizers.values() for g in optimizer.param_groups for each in g["params"]
+    }
+    groups = {
+        "in no optimizer": [name for name, each in trains.items() if id(each) not in held],
+        "never used: no gradient reaches them": [name for name, each in trains.items() if each.grad is None],
+        "dead: their gradient is zero": [
+            name for name, each in trains.items() if each.grad is not None and not each.grad.any()
+        ],
+    }
+    for what, names in groups.items():
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            yield f"parameters {what}: {', '.join(names[:5])}{more}"
+
+
+def _memory(trainer: Trainer) -> str:
+    parameters = list(trainer.model.parameters())
+    states = [state for optimizer in trainer.optimizers.values() for state in optimizer.state.values()]
+    sizes = {
+        "weights": sum(each.nbytes for each in parameters),
+        "gradients": sum(each.grad.nbytes for each in parameters if each.grad is not None),
+        "optimizer": sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor)),
+    }
+    return ", ".join(f"{name} {size / 2**20:.3g} MiB" for name, size in sizes.items())
+
+
+def _try_checkpoint(trainer: Trainer, config: Config, folder: Path) -> Iterator[str]:
+    path = CheckpointStore(folder).save(trainer.state_dict(), trainer.progress.step, is_best=False)
+    trainer.load_state_dict(load_checkpoint(path), "the checkpoint just written")
+    size = path.stat().st_size
+    target = project_path(config.trainer.save_dir)
+    existing = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    kept = config.trainer.keep + 1
+    yield f"checkpoint {size / 2**20:.3g} MiB, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
+
+
+def _overlaps(experiment: Experiment) -> Iterator[str]:
+    """Yields which parts share rows with the training part."""
+    train = experiment.parts["train"]
+    for name, part in experiment.parts.items():
+        if part is train or part.dataset is not train.dataset or part.is_iterable:
+            continue
+        shared = set(train.row_ids().tolist()) & set(part.row_ids().tolist())
+        if shared:
+            yield f"{len(shared):,} rows of {name} are rows of train, too"

@@ -1,0 +1,104 @@
+"""`--check`: what it tells, what it warns of, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from src.check import _overlaps, check
+from src.config import load_config
+from src.config.registry import use_folder
+from src.experiment import build_experiment
+from tests.conftest import ROOT
+
+DIGITS = ROOT / "configs" / "digits.yaml"
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def report(*overrides: str, path: Path = DIGITS) -> str:
+    return "\n".join(check(load_config(path, overrides)))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_passes(path: Path) -> None:
+    files = {"mnist": "mnist/train-images*", "startups": "50_Startups.csv"}
+    if path.stem in files and not list((ROOT / "data").glob(files[path.stem])):
+        pytest.skip("its data are not here")
+    use_folder(path.parent)
+    try:
+        text = report("trainer.device=cpu", path=path)
+    finally:
+        use_folder(None)
+    assert "warning" not in text, text
+
+
+def test_it_tells_what_a_run_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    text = report(f"trainer.save_dir={tmp_path / 'runs'}", "trainer.epochs=10")
+    for line in (
+        "train 1,258",
+        "LeNet, ",
+        "AdamW group 0: lr",
+        "weight_decay 0.05",
+        "400 steps, 10 epochs of 40 steps",
+    ):
+        assert line in text, text
+    for word in (
+        "shapes",
+        "[32, 1, 8, 8] float32",
+        "outputs [32, 10]",
+        "▁",
+        "MiB",
+        "read back",
+        "val/accuracy",
+        "a step",
+    ):
+        assert word in text, text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_warns_of_a_schedule_of_another_length() -> None:
+    text = report("lr_scheduler.args.T_max=100", "trainer.epochs=2")
+    assert "warning    lr_scheduler: made for 100 moves, and this run makes" in text
+
+
+def test_it_warns_of_a_loss_that_does_not_change() -> None:
+    text = report("optimizer=SGD", "optimizer.args.lr=1e-30", "lr_scheduler=null")
+    assert "warning    the loss does not change" in text
+
+
+def test_it_warns_of_rows_that_are_in_two_parts() -> None:
+    config = load_config(DIGITS)
+    experiment = build_experiment(config, torch.device("cpu"))
+    train_part, val_part = experiment.parts["train"], experiment.parts["val"]
+    assert list(_overlaps(experiment)) == []
+    val_part.indices = train_part.row_ids()[:7]
+    assert list(_overlaps(experiment)) == ["7 rows of val are rows of train, too"]
+
+
+def test_it_warns_of_parameters_that_are_never_used(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text(
+        "name: twice\ndata: {type: digits.Digits, split: {val: 0.1}}\nmodel: {type: forgetful.Forgetful}\n"
+        "loss: CrossEntropyLoss\noptimizer: {type: SGD, args: {lr: 0.1}}\n"
+    )
+    (tmp_path / "forgetful.py").write_text(
+        "from torch import nn\n\n\nclass Forgetful(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.used, self.unused = nn.Linear(64, 10), nn.Linear(3, 3)\n\n"
+        "    def forward(self, x):\n        return self.used(x.flatten(1))\n"
+    )
+    use_folder(tmp_path)
+    try:
+        text = report("trainer.device=cpu", path=tmp_path / "twice.yaml")
+    finally:
+        use_folder(None)
+    assert "warning    parameters never used: no gradient reaches them: unused.weight, unused.bias" in text
+
+
+def test_the_command_prints_it_and_makes_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["-c", str(DIGITS), "--check", f"trainer.save_dir={tmp_path / 'runs'}"]) == 0
+    assert "checkpoint" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
