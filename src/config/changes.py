@@ -26,7 +26,7 @@ REFUSED = {
     r"loader\.(val|test)\w*\..*": "",
     r"loader\.(.*\.)?(batch_size|shuffle|drop_last|(batch_)?sampler\b.*)": "the epoch was begun with other batches",
     r"lr_scheduler\.(args\.(total_steps|T_max|total_iters|epochs)|warmup_steps|monitor)": "",
-    r"(optimizer|lr_scheduler)\b.*": "the checkpoint holds the rates and moments of the old one",
+    r"(optimizer|lr_scheduler|parameters)\b.*": "the checkpoint holds the rates and moments of the old one",
     r"(loss|task)\b.*": "another quantity would be minimised, and old and new values would be compared",
     r"trainer\.ema_decay": "the checkpoint was made with other averages",
 }
