@@ -23,6 +23,7 @@ from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import tensors_in
 from src.trainer.rehearse import count_parameters, describe_length, rehearse
 from src.trainer.schedule import count_steps, learning_rates
+from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
 from src.utils.device import find_device, to_device
 from src.utils.paths import project_path
@@ -120,7 +121,8 @@ def _plot(values: list[float]) -> str:
 def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrusted: list[str]) -> Iterator[str]:
     """Trains a few steps on the first batch, and evaluates on it before and after."""
     group = next(trainer._groups())
-    before = _evaluate_once(trainer, group[0])
+    trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
+    before = None if trains_alone else _evaluate_once(trainer, group[0])
     times = []
     trainer.model.train()
     for _ in range(NUM_STEPS):
@@ -128,11 +130,8 @@ def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrus
         trainer.step.make(group)
         times.append(time.perf_counter() - started_s)
     trainer.progress.step += NUM_STEPS
-    after = _evaluate_once(trainer, group[0])
-    shapes = [" ".join(map(_shape, tensors_in(each))) for each in (group[0], before.outputs)]
-    yield f"shapes     batch {shapes[0]} -> outputs {shapes[1]}"
-    loss = (float(before.loss), float(after.loss))
-    yield f"loss       {loss[0]:.5g} on the first batch, {loss[1]:.5g} after {NUM_STEPS} steps on it"
+    if before is not None:
+        yield from _describe_change(before, _evaluate_once(trainer, group[0]), group[0], mistrusted)
     for name, loader in experiment.val_loaders.items():
         output = _evaluate_once(trainer, next(iter(loader.batches())))
         yield f"{name:<10} loss {float(output.loss):.5g} on its first batch"
@@ -146,11 +145,18 @@ def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrus
     ]
     yield f"logged     {', '.join([*named, *learning_rates(trainer.optimizers)])}"
     mistrusted += _dead_parameters(trainer)
-    if trainer.optimizers and loss[0] == loss[1]:
+
+
+def _describe_change(before: StepOutput, after: StepOutput, batch: Any, mistrusted: list[str]) -> Iterator[str]:
+    shapes = [" ".join(map(_shape, tensors_in(each))) for each in (batch, before.outputs)]
+    yield f"shapes     batch {shapes[0]} -> outputs {shapes[1]}"
+    loss = (float(before.loss), float(after.loss))
+    yield f"loss       {loss[0]:.5g} on the first batch, {loss[1]:.5g} after {NUM_STEPS} steps on it"
+    if loss[0] == loss[1]:
         mistrusted.append(f"the loss does not change: {loss[0]:.5g} before and after {NUM_STEPS} steps")
 
 
-def _evaluate_once(trainer: Trainer, batch: Any) -> Any:
+def _evaluate_once(trainer: Trainer, batch: Any) -> StepOutput:
     with evaluating(trainer.model), torch.no_grad(), trainer.step.amp():
         return trainer.task.step(trainer.model, to_device(batch, trainer.device))
 
