@@ -126,6 +126,7 @@ def test_samples_without_a_seed_of_their_own_are_noticed_with_workers(
     assert "model" in differences(tmp_path, keep_all, num_workers=2)
 
 
+@pytest.mark.full
 def test_a_loader_that_shares_the_runs_generator_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(src.data.loader.torch, "Generator", lambda: torch.default_generator)
     monkeypatch.setattr(src.data.order, "Generator", type(torch.default_generator))
