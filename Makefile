@@ -28,9 +28,8 @@ chaos: setup-dev
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)
 
 lint: setup-dev
-	$(VENV_PYTHON) -m ruff check .
-	$(VENV_PYTHON) -m ruff format --check .
-	$(VENV_PYTHON) -m mypy
+	@status=0; for linter in "ruff check ." "ruff format --check ." "mypy"; do \
+		echo "$(VENV_PYTHON) -m $$linter"; $(VENV_PYTHON) -m $$linter || status=1; done; exit $$status
 
 format: setup-dev
 	$(VENV_PYTHON) -m ruff check --fix .
