@@ -104,7 +104,7 @@ class ImageFiles(Dataset[Tensor]):
         try:
             from PIL import Image
         except ImportError:
-            raise ConfigError("reading image files needs pillow: pip install -e \".[images]\"") from None
+            raise ConfigError('reading image files needs pillow: pip install -e ".[images]"') from None
         self._open = Image.open
         self._mode = "L" if num_channels == 1 else "RGB"
         self._root = path if path.is_dir() else path.parent
