@@ -102,7 +102,7 @@ def train(
     from src.experiment import build_experiment, build_sinks, build_trainer
     from src.logger.console import log_to_file, setup_console
     from src.logger.logger import Logger, check_sinks
-    from src.logger.run_dir import RunDir
+    from src.logger.run_dir import RunDir, check_writable
     from src.trainer.init_from import init_weights
     from src.trainer.rehearse import rehearse
     from src.utils.device import find_device, make_deterministic
@@ -112,6 +112,7 @@ def train(
 
     setup_console()
     check_sinks(config.logger)
+    check_writable(project_path(config.trainer.save_dir))
     keep_freed_memory()
     device = find_device(config.trainer.device)
     if config.trainer.deterministic:

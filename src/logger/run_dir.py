@@ -59,6 +59,19 @@ def write_file(path: Path, text: str) -> None:
         raise
 
 
+def check_writable(save_dir: Path) -> None:
+    """Find out before anything is built whether runs can be kept in a folder, which need not exist yet.
+
+    Raises:
+        ConfigError: It is a file, or may not be written.
+    """
+    nearest = next(path for path in (save_dir, *save_dir.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"trainer.save_dir: {shown_path(nearest)} is a file; a folder is needed")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(f"trainer.save_dir: {shown_path(nearest)} can't be written; name another folder")
+
+
 class RunDir:
     """The folder of one run, and the lock that keeps a second process out of it.
 
