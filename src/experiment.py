@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from src.trainer.hooks import Hook, standard_hooks
 from src.trainer.schedule import Schedule, count_steps
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -177,6 +180,9 @@ def _build_schedule(
     if math.isfinite(total_steps):
         moves = total_steps if settings.every == "step" else math.ceil(total_steps / steps_per_epoch)
         length = {"total_steps": int(total_steps), "T_max": int(moves)}
+    if settings.warmup_steps >= total_steps:
+        warmup, steps = settings.warmup_steps, int(total_steps)
+        log.warning("lr_scheduler.warmup_steps is %d and the run has %d steps: it never gets past it", warmup, steps)
     scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)

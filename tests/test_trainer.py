@@ -372,3 +372,31 @@ def test_bf16_trains_on_a_cpu_and_fp16_is_refused(tmp_path: Path) -> None:
     assert math.isfinite(make_trainer(tmp_path, epochs=1, amp_dtype="bf16").fit()["val/loss"])
     with pytest.raises(ConfigError, match="fp16 needs a GPU; use bf16"):
         make_trainer(amp_dtype="fp16")
+
+
+def test_a_run_made_longer_takes_up_the_curve_of_the_new_length() -> None:
+    def rates(lengths: list[int]) -> list[float]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        seen: list[float] = []
+        state = None
+        for length in lengths:
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=length)
+            schedule = Schedule(optimizer, cosine, "step")
+            if state is not None:
+                schedule.load_state_dict(state)
+            while schedule.num_steps < length:
+                seen.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                schedule.after_step()
+            state = schedule.state_dict()
+        return seen
+
+    assert rates([4, 10])[4:] == pytest.approx(rates([10])[4:])
+
+
+def test_an_epoch_that_ends_with_an_evaluation_by_steps_is_one_record(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, eval_every_steps=5, epochs=5)
+    trainer.fit()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    steps = [int(line.split(",")[1]) for line in lines[1:]]
+    assert steps == [5, 7, 10, 14, 15, 20, 21, 25, 28, 30, 35]

@@ -74,7 +74,8 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
         return above
     entries = dict(below.value)
     if "type" in above.value and "type" in entries and above.value["type"].value != entries["type"].value:
-        entries.pop("args", None)  # the arguments of another type mean nothing to this one
+        for key in ("args", *(("every", "monitor") if path == ("lr_scheduler",) else ())):
+            entries.pop(key, None)  # the arguments of another type mean nothing to this one
     for key, child in above.value.items():
         if key not in entries and isinstance(key, str) and key.isdecimal() and int(key) in entries:
             key = int(key)

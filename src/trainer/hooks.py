@@ -62,7 +62,11 @@ class Console(Hook):
         num_epochs, done = trainer.settings.num_epochs, trainer.progress
         self.lines = EpochLines(int(num_epochs) if math.isfinite(num_epochs) else None, trainer.settings.monitor)
         self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, self.has_bar)
-        if done.step and not trainer.is_finished:
+        if trainer.is_finished:
+            log.info(
+                "nothing is left to do after epoch %d, step %d: trainer.epochs=N makes it longer", done.epoch, done.step
+            )
+        elif done.step:
             log.info("going on after step %d (epoch %d, batch %d)", done.step, done.epoch + 1, done.batch)
 
     def on_step_end(self, trainer: Trainer) -> None:
@@ -76,6 +80,8 @@ class Console(Hook):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()
+        if trainer.signal:
+            log.info("stopped; all is saved, go on with -r")
 
 
 class InputImages(Hook):

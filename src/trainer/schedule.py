@@ -98,6 +98,17 @@ class Schedule:
         if self.scheduler is not None:
             lengths = {key: value for key, value in self.scheduler.state_dict().items() if key in LENGTHS}
             self.scheduler.load_state_dict({**state["scheduler"], **lengths})
+            if any(state["scheduler"].get(key) != value for key, value in lengths.items()):
+                self._take_new_length()
+
+    def _take_new_length(self) -> None:
+        """Move the rates onto the curve of the new length: torch's schedulers go on from the rate of the old one."""
+        closed_form = getattr(self.scheduler, "_get_closed_form_lr", None)
+        if closed_form is not None and self.scheduler is not None:
+            self._full_rates = [float(rate) for rate in closed_form()]
+            self.scheduler._last_lr = list(self._full_rates)
+            self._set(self._full_rates)
+            self._warm()
 
 
 LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")

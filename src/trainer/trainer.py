@@ -81,8 +81,7 @@ class Trainer:
         self.optimizers, self.schedules = dict(optimizers), dict(schedules or {})
         self.settings, self.record = settings, dict(record or {})
         self.val_loaders = dict(val_loaders or {})
-        self.logger = logger or Logger([])
-        self.hooks = list(hooks)
+        self.logger, self.hooks = logger or Logger([]), list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
         self.saver = Saver(checkpoints, settings.keep)
 
@@ -92,9 +91,8 @@ class Trainer:
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         self.meters = Meters(metrics or MetricSet({}), self.device)
         self.val_meters = Meters(copy.deepcopy(self.meters.metrics), self.device)
-        self.monitor = Monitor(
-            settings.monitor or default_monitor(self.val_loaders), settings.patience, settings.min_delta
-        )
+        watched = settings.monitor or default_monitor(self.val_loaders)
+        self.monitor = Monitor(watched, settings.patience, settings.min_delta)
         self.progress = Progress()
         self.values: dict[str, float] = {}
         """What the last epoch or evaluation found."""
@@ -132,8 +130,6 @@ class Trainer:
                 self.signal = self._signals.received
         finally:
             self._tell("on_fit_end")
-        if self.signal:
-            log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
         return self.values
 
     def _train(self) -> None:
@@ -187,14 +183,16 @@ class Trainer:
 
     def _evaluate_by_steps(self) -> None:
         every, step = self.settings.eval_every_steps, self.progress.step
-        if every and step and step % every == 0 and self.progress.evaluated_step != step:
+        is_due = every is not None and step > 0 and step % every == 0 and self.progress.evaluated_step != step
+        if is_due and self.progress.batch < self._batches_per_epoch:  # the end of the epoch evaluates by itself
             self._judge(self._measure())
             self._log(self.values)
 
     def _end_epoch(self, timing: Mapping[str, float]) -> None:
-        settings, epoch = self.settings, self.progress.epoch + 1
-        is_last = epoch >= settings.num_epochs or self.is_finished
-        is_due = not settings.eval_every_steps and (is_last or epoch % settings.eval_every_epochs == 0)
+        settings, epoch, step = self.settings, self.progress.epoch + 1, self.progress.step
+        is_last, every = epoch >= settings.num_epochs or self.is_finished, settings.eval_every_steps
+        left_over = step % every if every else epoch % settings.eval_every_epochs
+        is_due = (is_last or left_over == 0) and self.progress.evaluated_step != step
         values = self._measure() if is_due else self._train_values()  # stopped in here, the epoch has not ended
         self.progress.epoch, self.progress.batch = epoch, 0
         for schedule in self.schedules.values():
