@@ -54,8 +54,8 @@ def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] 
     from src.config.load import config_from_dict, load_config
     from src.config.registry import trust, use_folder, use_recorded_folder
 
-    trust(arguments.trusted)
     use_folder(arguments.config.parent if arguments.config else None)
+    trust(arguments.trusted)
     config = load_config(arguments.config, arguments.overrides) if arguments.config else None
     if arguments.resume is None:
         assert config is not None  # the command line asks for one of the two
@@ -74,6 +74,7 @@ def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] 
         run_dir, state = open_checkpoint(Path(arguments.resume))
     if config is None:
         use_recorded_folder(state.get("config_folder"))
+        trust(arguments.trusted)
     return config or config_from_dict(state["config"], arguments.overrides, str(run_dir)), run_dir, state
 
 

@@ -66,8 +66,8 @@ class SavedRun:
         self, path: str | Path, which: str = "best", overrides: Sequence[str] = (), trusted: Sequence[str] = ()
     ) -> None:
         self.path, self.state = open_checkpoint(Path(path), which)
-        trust(trusted)
         use_recorded_folder(self.state.get("config_folder"))
+        trust(trusted)
         self.config = config_from_dict(self.state["config"], overrides, f"checkpoint of {shown_path(self.path)}")
         check_components(self.config)
         self.device = find_device(self.config.trainer.device)

@@ -195,3 +195,19 @@ def test_a_reader_that_leaves_does_not_stop_the_training(config: Path, tmp_path:
         assert process.wait(60) == 0
     assert "Traceback" not in errors
     assert only_run(tmp_path).joinpath("checkpoints", "last.pt").exists()
+
+
+def test_a_run_of_a_config_outside_the_project_is_tested_with_its_folder_vouched_for(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\nclass Mine(nn.Sequential):\n"
+        "    def __init__(self) -> None:\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    config = CONFIG.replace("{type: lenet.LeNet, args: {image_size: 8}}", "mine.Mine")
+    (tmp_path / "small.yaml").write_text(config)
+    result = run("train.py", "-c", tmp_path / "small.yaml", "trainer.epochs=1", f"trainer.save_dir={tmp_path}/runs")
+    assert result.returncode == 0, result.stderr
+    refused = run("test.py", "-r", only_run(tmp_path / "runs"))
+    assert refused.returncode == 2
+    assert "--trust FOLDER/" in refused.stderr
+    allowed = run("test.py", "-r", only_run(tmp_path / "runs"), "--trust", f"{tmp_path}/")
+    assert allowed.returncode == 0, allowed.stderr

@@ -45,7 +45,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1, mps or a GPU number (trainer.device)")
     parser.add_argument("--bs", "--batch-size", dest="bs", metavar="N", help="rows in a batch (loader.batch_size)")
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="PACKAGE", help="let the config name its classes"
+        "--trust",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let the config name classes of this package or folder/",
     )
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
 

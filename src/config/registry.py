@@ -83,9 +83,17 @@ class _Target:
     file: Path | None = None  # of a module in the config's folder
 
 
-def trust(packages: Iterable[str]) -> None:
-    """Lets configs name anything in these packages. Only a person at the command line can say so."""
-    _trusted.update(packages)
+def trust(names: Iterable[str]) -> None:
+    """Lets configs name anything in these packages. Only a person at the command line can say so.
+
+    Args:
+        names: Packages; a name with a slash is a folder, and becomes the first home of every kind.
+    """
+    for name in names:
+        if "/" in name:
+            use_folder(Path(name))
+        else:
+            _trusted.add(name)
 
 
 def use_folder(folder: Path | None) -> None:
@@ -279,7 +287,8 @@ def _unknown(kind: str, name: str) -> str:
             f"vouch for a package of your own with `--trust {package}`; looked in {looked}"
         )
     hint = f"; did you mean `{close}`?" if close else ""
-    return f"unknown {WORDS.get(kind, kind)} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}"
+    outside = "" if _folders else "; beside a config outside the project: `--trust FOLDER/`"
+    return f"unknown {WORDS.get(kind, kind)} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}{outside}"
 
 
 def _shown_home(home: str) -> str:
