@@ -80,8 +80,6 @@ class Console(Hook):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()
-        if trainer.signal:
-            log.info("stopped; all is saved, go on with -r")
 
 
 class InputImages(Hook):

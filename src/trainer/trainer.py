@@ -130,6 +130,8 @@ class Trainer:
                 self.signal = self._signals.received
         finally:
             self._tell("on_fit_end")
+        if self.signal:
+            log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
         return self.values
 
     def _train(self) -> None:
