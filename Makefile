@@ -16,7 +16,7 @@ train: setup
 	$(VENV_PYTHON) train.py -c $(CONFIG) $(ARGS)
 
 test: setup-dev
-	$(VENV_PYTHON) -m pytest -m "not ($(LONG))" $(ARGS)
+	$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m "not ($(LONG))" $(ARGS)
 
 test-full: setup-dev
 	$(VENV_PYTHON) -m pytest $(ARGS)
