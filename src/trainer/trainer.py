@@ -23,6 +23,7 @@ from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
 from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
 from src.trainer.hooks import Hook
+from src.trainer.journal import Journal
 from src.trainer.memory import Progress, Stateful, collect_state, name_memory, restore_state
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor, default_monitor
@@ -83,7 +84,7 @@ class Trainer:
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks = logger or Logger([]), list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
-        self.saver = Saver(checkpoints, settings.keep)
+        self.saver, self.journal = Saver(checkpoints, settings.keep), Journal(self)
 
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
@@ -120,7 +121,7 @@ class Trainer:
             ResourceError: Three saves in a row failed, or the one at the end.
         """
         self.saver.prepare(self.state_dict())
-        self._tell("on_fit_start")
+        self.tell("on_fit_start")
         try:
             with StopSignals(self.settings.max_time_s) as self._signals:
                 with suppress(EvaluationStopped):
@@ -129,7 +130,7 @@ class Trainer:
                     self._save(is_last_chance=True)
                 self.signal = self._signals.received
         finally:
-            self._tell("on_fit_end")
+            self.tell("on_fit_end")
         if self.signal:
             log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
         return self.values
@@ -169,14 +170,14 @@ class Trainer:
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
         if self.device.type == "cpu":
-            self._check(output.loss.item(), batch)
+            self.check(output.loss.item(), batch)
         self.progress.samples += output.num_rows
         self.meters.update(output)
 
     def _after_step(self) -> None:
         settings, step = self.settings, self.progress.step
         if step % settings.log_every_steps == 0:
-            self._log_step()
+            self.journal.log_step()
         for hook in self._step_hooks:
             hook.on_step_end(self)
         self._evaluate_by_steps()
@@ -195,7 +196,7 @@ class Trainer:
         is_last, every = epoch >= settings.num_epochs or self.is_finished, settings.eval_every_steps
         left_over = step % every if every else epoch % settings.eval_every_epochs
         is_due = (is_last or left_over == 0) and self.progress.evaluated_step != step
-        values = self._measure() if is_due else self._train_values()  # stopped in here, the epoch has not ended
+        values = self._measure() if is_due else self.journal.train_values()  # stopped in here, the epoch has not ended
         self.progress.epoch, self.progress.batch = epoch, 0
         for schedule in self.schedules.values():
             schedule.after_epoch()
@@ -203,7 +204,7 @@ class Trainer:
             self._judge(values)
         self._log(values, timing)
         self.meters.reset()
-        self._tell("on_epoch_end", values)
+        self.tell("on_epoch_end", values)
         if self.is_best or epoch % settings.save_every_epochs == 0:
             self._save()
 
@@ -215,7 +216,7 @@ class Trainer:
         """
         model = self.ema.model if self.ema else self.model
         forward = model if self.ema else self.forward
-        values = self._train_values()
+        values = self.journal.train_values()
         with back_if_stopped() if self.val_loaders else nullcontext():
             for name, loader in self.val_loaders.items():
                 result = evaluate(
@@ -229,37 +230,18 @@ class Trainer:
         self.is_best = self.monitor.update(values, self.progress.epoch)
         for schedule in self.schedules.values():
             schedule.after_evaluation(values)
-        self._tell("on_evaluation_end", values)
-
-    def _train_values(self) -> dict[str, float]:
-        """Return the means over the epoch so far; nothing when it has not begun."""
-        if self.meters.num_batches == 0:
-            return {}
-        values = {f"train/{name}": value for name, value in self.meters.compute().items()}
-        self._check(values["train/loss"])
-        return values
-
-    def _log_step(self) -> None:
-        loss = self.meters.loss.lap()  # device sync
-        self._check(loss)
-        values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in learning_rates(self.optimizers).items()}
-        if self.step.grad_norm is not None:
-            values["step/grad_norm"] = float(self.step.grad_norm)  # device sync
-        self.logger.scalars(values, step=self.progress.step)
-        self._tell("on_log", values)
+        self.tell("on_evaluation_end", values)
 
     def _log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
         self.values = dict(values)
-        shown = {**values, **learning_rates(self.optimizers), **(timing or {})}
-        self.logger.scalars(shown, step=self.progress.step, epoch=self.progress.epoch)
-        self._tell("on_log", shown, self.progress.epoch)
+        self.journal.log(values, timing)
         if self.monitor.is_exhausted and not self._stop_reason:
             self.stop(f"{self.monitor.name} has not improved in {self.monitor.num_waited} evaluations")
 
     def _save(self, is_last_chance: bool = False) -> None:
         """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
-        self._check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
+        self.check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
         self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def state_dict(self) -> dict[str, Any]:
@@ -291,10 +273,12 @@ class Trainer:
     def _must_stop(self) -> bool:
         return self._is_asked() or bool(self._stop_reason) or self.monitor.is_exhausted
 
-    def _tell(self, event: str, *args: Any) -> None:
+    def tell(self, event: str, *args: Any) -> None:
+        """Call the method `event` of every hook."""
         for hook in self.hooks:
             getattr(hook, event)(self, *args)
 
-    def _check(self, loss: float, batch: Any = None) -> None:
+    def check(self, loss: float, batch: Any = None) -> None:
+        """Refuse a loss that is nan or inf; `batch` is what it came from, if that is known."""
         if not math.isfinite(loss):
             raise NumericsError(explain_nonfinite(loss, self.progress.step + 1, learning_rates(self.optimizers), batch))
