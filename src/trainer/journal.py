@@ -27,7 +27,7 @@ class Journal:
         if trainer.meters.num_batches == 0:
             return {}
         values = {f"train/{name}": value for name, value in trainer.meters.compute().items()}
-        trainer.check(values["train/loss"])
+        trainer.guard.check(values["train/loss"])
         return values
 
     def log_step(self) -> None:
@@ -38,7 +38,7 @@ class Journal:
         """
         trainer = self.trainer
         loss = trainer.meters.loss.lap()  # device sync
-        trainer.check(loss)
+        trainer.guard.check(loss)
         rates = learning_rates(trainer.optimizers)
         values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in rates.items()}
         if trainer.step.grad_norm is not None:

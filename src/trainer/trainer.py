@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -22,18 +21,18 @@ from src.model.metric import MetricSet
 from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
 from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
+from src.trainer.guard import Guard
 from src.trainer.hooks import Hook
 from src.trainer.journal import Journal
 from src.trainer.memory import Progress, Stateful, collect_state, name_memory, restore_state
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor, default_monitor
-from src.trainer.nonfinite import explain_nonfinite, watch_gradients
 from src.trainer.saving import Saver
-from src.trainer.schedule import Schedule, count_batches, learning_rates
+from src.trainer.schedule import Schedule, count_batches
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
-from src.utils.errors import DataError, NumericsError
+from src.utils.errors import DataError
 from src.utils.signals import StopSignals
 
 log = logging.getLogger(__name__)
@@ -102,8 +101,7 @@ class Trainer:
         self.signal: int | None = None
         """SIGINT or SIGTERM if a signal, or the end of `max_time`, stopped this run."""
 
-        if self.device.type == "cpu":
-            watch_gradients(self.model, self.optimizers, self.progress)
+        self.guard = Guard(self)
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
         self.stateful = name_memory(
@@ -168,9 +166,8 @@ class Trainer:
         return iter(lambda: tuple(islice(batches, self.settings.accumulate_steps)), ())
 
     def _take(self, output: StepOutput, batch: Any) -> None:
-        """Count what a batch gave. Reading the loss on the CPU is free; elsewhere it waits for the log interval."""
-        if self.device.type == "cpu":
-            self.check(output.loss.item(), batch)
+        """Count what a batch gave."""
+        self.guard.take(output.loss, batch)
         self.progress.samples += output.num_rows
         self.meters.update(output)
 
@@ -241,7 +238,7 @@ class Trainer:
     def _save(self, is_last_chance: bool = False) -> None:
         """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
-        self.check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
+        self.guard.check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
         self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,8 +274,3 @@ class Trainer:
         """Call the method `event` of every hook."""
         for hook in self.hooks:
             getattr(hook, event)(self, *args)
-
-    def check(self, loss: float, batch: Any = None) -> None:
-        """Refuse a loss that is nan or inf; `batch` is what it came from, if that is known."""
-        if not math.isfinite(loss):
-            raise NumericsError(explain_nonfinite(loss, self.progress.step + 1, learning_rates(self.optimizers), batch))
