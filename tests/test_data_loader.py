@@ -25,6 +25,7 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.utils.errors import ConfigError, DataError, WorkerError
+from src.utils.seed import mix_seed
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
@@ -119,6 +120,11 @@ def test_an_epoch_gives_each_row_once_and_its_tail_is_the_same_from_any_start(
         assert (
             len(data.read) == len(torch.cat([batch[1] for batch in whole[start:]])) if whole[start:] else not data.read
         )
+
+
+@given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 40) | st.integers(2**32, 2**70), max_size=6))
+def test_a_mixed_seed_is_the_first_word_of_numpys_seed_sequence(parts: list[int]) -> None:
+    assert mix_seed(*parts) == int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

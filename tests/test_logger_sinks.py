@@ -49,10 +49,10 @@ def events(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
     return found
 
 
-@given(kills=st.lists(st.tuples(st.integers(1, 29), st.integers(0, 12)), max_size=5))
+@given(kills=st.lists(st.tuples(st.integers(1, 29), st.integers(0, 12), st.booleans()), max_size=5))
 @settings(max_examples=25, deadline=None)
-def test_after_any_kills_files_hold_what_an_uninterrupted_run_writes(kills: list[tuple[int, int]]) -> None:
-    """Each kill is (step of the last checkpoint, steps done after it that are lost)."""
+def test_after_any_kills_files_hold_what_an_uninterrupted_run_writes(kills: list[tuple[int, int, bool]]) -> None:
+    """Each kill is (step of the last checkpoint, steps done after it that are lost, whether they were written out)."""
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = Path(folder) / "whole", Path(folder) / "broken"
         for path in (whole, broken):
@@ -61,13 +61,15 @@ def test_after_any_kills_files_hold_what_an_uninterrupted_run_writes(kills: list
         train(logger, 1, 30)
         logger.close()
         done, state = 0, new_logger(broken).state_dict()
-        for saved_at, lost in sorted(kills):
+        for saved_at, lost, is_written in sorted(kills):
             logger = new_logger(broken)
             logger.load_state_dict(state)
             train(logger, done + 1, saved_at)
             state, done = logger.state_dict(), max(done, saved_at)
             train(logger, done + 1, min(30, done + lost))
-            logger.flush()  # killed here
+            if is_written:
+                logger.flush()
+            # killed here
         logger = new_logger(broken)
         logger.load_state_dict(state)
         train(logger, done + 1, 30)
@@ -117,6 +119,7 @@ def test_csv_reads_back_bit_for_bit_with_empty_cells_where_a_name_was_not_there(
     sink.scalars({"train/loss": 1 / 3, "time/epoch_s": 1.0}, step=10, epoch=1)
     sink.scalars({"step/loss": 0.5}, step=11, epoch=None)
     sink.scalars({"train/loss": math.nan, 'val/"odd", name\n\x1b[2J': 1e-300}, step=20, epoch=None)
+    sink.flush()
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert list(table.columns) == ["epoch", "step", "train/loss", 'val/"odd", name??[2J']
     assert table["train/loss"][0] == 1 / 3
@@ -129,6 +132,33 @@ def test_a_csv_that_was_lost_starts_anew(tmp_path: Path) -> None:
     sink.load_state_dict({"columns": ["epoch", "step", "a"], "rows": 3})
     sink.scalars({"a": 1.0}, step=4, epoch=4)
     assert (tmp_path / "metrics.csv").read_text() == "epoch,step,a\n4,4,1.0\n"
+
+
+def test_numbers_that_come_fast_are_written_out_together_and_before_every_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    logger, path = new_logger(tmp_path), tmp_path / "metrics.csv"
+
+    def seen() -> tuple[int, int]:
+        logged = sum(tag == "loss" for points in events(tmp_path / "events").values() for tag, _, _ in points)
+        return len(path.read_text().splitlines()) - 1, logged
+
+    logger.scalars({"train/loss": 1.0}, step=1, epoch=1)
+    assert seen() == (1, 1)  # the first at once
+    for epoch in (2, 3):
+        logger.scalars({"train/loss": 1.0}, step=epoch, epoch=epoch)
+    assert seen() == (1, 1)
+    now += 2.1
+    logger.scalars({"step/loss": 1.0}, step=4)
+    assert seen() == (3, 3)
+    logger.scalars({"train/loss": 1.0}, step=5, epoch=5)
+    logger.state_dict()
+    assert seen() == (4, 4)
+    logger.scalars({"train/loss": 1.0}, step=6, epoch=6)
+    logger.close()
+    assert seen() == (5, 5)
 
 
 class Broken:

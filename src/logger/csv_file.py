@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from src.logger.run_dir import write_file
-from src.logger.sink import Sink
+from src.logger.sink import FLUSH_EVERY_S, Sink
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -26,29 +28,48 @@ class CSVFile(Sink):
         self._path = path
         self._columns = ["epoch", "step"]
         self._rows = 0
+        self._waiting: list[dict[str, str]] = []  # the last of these rows, not yet in the file
+        self._flushed_at = -math.inf
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
-        """Add a row, and rewrite the file first when there is a new name."""
-        if any(name.startswith("step/") for name in values):
+        """Add a row. It is in the file two seconds after the one before, or at once if that is past."""
+        if not any(name.startswith("step/") for name in values):
+            cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
+            for name, value in values.items():
+                if not name.startswith("time/"):
+                    cells[_CONTROL.sub("?", name)] = repr(value)
+            self._waiting.append(cells)
+            self._rows += 1
+        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait, and rewrite the file first when they have a new name."""
+        self._flushed_at = time.monotonic()
+        if not self._waiting:
             return
-        cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
-        kept = {name: value for name, value in values.items() if not name.startswith("time/")}
-        cells |= {_CONTROL.sub("?", name): repr(value) for name, value in kept.items()}
-        new = [name for name in cells if name not in self._columns]
-        if new or self._rows == 0:
-            rows = self._read(self._rows)
+        waiting, self._waiting = self._waiting, []
+        new = dict.fromkeys(name for cells in waiting for name in cells if name not in self._columns)
+        written = self._rows - len(waiting)
+        if new or written == 0:
+            rows = self._read(written)
             self._columns += new
             write_file(self._path, self._text([self._columns, *rows]))
         with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._text([[cells.get(name, "") for name in self._columns]]))
-        self._rows += 1
+            file.write(self._text([[cells.get(name, "") for name in self._columns] for cells in waiting]))
+
+    def close(self) -> None:
+        """Write the rows that wait."""
+        self.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """The columns and number of rows: bytes alone would not survive a new column."""
+        """The columns and number of rows, all in the file: bytes alone would not survive a new column."""
+        self.flush()
         return {"columns": list(self._columns), "rows": self._rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the file back to the rows and columns it had."""
+        self._waiting = []
         kept = self._read(state["rows"])
         self._columns, self._rows = list(state["columns"]), len(kept)
         width = len(self._columns)

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+FLUSH_EVERY_S = 2.0
+"""Numbers are written out as soon as so long has passed since the last time: at once where epochs are longer."""
+
 
 class Sink:
     """Does nothing with anything; a sink overrides the calls it cares for.

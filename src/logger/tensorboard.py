@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -15,10 +16,8 @@ import numpy as np
 
 from src.logger.event_file import EventFile, cut_back, sizes
 from src.logger.pictures import grid, png
-from src.logger.sink import Sink
+from src.logger.sink import FLUSH_EVERY_S, Sink
 from src.utils.errors import ConfigError
-
-FLUSH_EVERY_S = 2.0
 
 
 def check_installed() -> None:
@@ -64,10 +63,10 @@ class TensorBoard(Sink):
         self._folder = folder
         self._files: dict[str, EventFile] = {}
         self._charts: list[str] = []
-        self._flushed_at = time.monotonic()
+        self._flushed_at = -math.inf
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
-        """Write numbers; those of an epoch can be seen at once, those of a step within two seconds."""
+        """Write numbers; they can be seen two seconds after the ones before, or at once if that is past."""
         is_of_step = any(name.startswith("step/") for name in values)
         by_part: dict[str, Any] = {}
         if epoch is not None and not is_of_step:
@@ -80,7 +79,7 @@ class TensorBoard(Sink):
             self._file(part).write(summary, step)
         if not is_of_step:
             self._lay_out(values)
-        if not is_of_step or time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
+        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
             self.flush()
 
     def text(self, tag: str, text: str) -> None:

@@ -129,6 +129,7 @@ class Trainer:
                 self.signal = self._signals.received
         finally:
             self.tell("on_fit_end")
+            self.logger.flush()
         if self.signal:
             log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
         return self.values
