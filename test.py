@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     experiment = run.experiment
     name = choose_part(options.split, experiment.parts)
     loader = run.loader(experiment.parts[name])
+    for line in run.data_changes(name):
+        print(f"warning: {line}", file=sys.stderr)
 
     if options.predict:
         outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)

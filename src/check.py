@@ -16,6 +16,7 @@ from torch import Tensor
 
 from src.config.settings import Config
 from src.config.signatures import check_components
+from src.data.content import AT_CHECK, find_overlaps
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
 from src.logger.logger import Logger
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
@@ -53,7 +54,7 @@ def check(config: Config) -> Iterator[str]:
         yield from _describe_data(experiment)
         yield from _describe_model(experiment)
         yield from _describe_optimizers(trainer)
-        mistrusted = [*_overlaps(experiment)]
+        mistrusted = [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
         yield from _describe_schedules(config, experiment, mistrusted)
         yield from _try_steps(trainer, experiment, config, mistrusted)
         yield from _try_checkpoint(trainer, config, Path(folder))
@@ -204,14 +205,3 @@ def _try_checkpoint(trainer: Trainer, config: Config, folder: Path) -> Iterator[
     free = shutil.disk_usage(existing).free
     kept = config.trainer.keep + 1
     yield f"checkpoint {size / 2**20:.3g} MiB, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
-
-
-def _overlaps(experiment: Experiment) -> Iterator[str]:
-    """Yields which parts share rows with the training part."""
-    train = experiment.parts["train"]
-    for name, part in experiment.parts.items():
-        if part is train or part.dataset is not train.dataset or part.is_iterable:
-            continue
-        shared = set(train.row_ids().tolist()) & set(part.row_ids().tolist())
-        if shared:
-            yield f"{len(shared):,} rows of {name} are rows of train, too"

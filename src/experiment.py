@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from src.config.build import build, build_parts
 from src.config.registry import find, folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
+from src.data.content import fingerprint
 from src.data.loader import Loader
 from src.data.order import MakeSampler
 from src.data.part import Part
@@ -207,7 +208,11 @@ def build_trainer(
         hooks=build_hooks(config),
         device=device,
         memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task)},
-        record={"config": config.as_dict(), "config_folder": folder_to_record()},
+        record={
+            "config": config.as_dict(),
+            "config_folder": folder_to_record(),
+            "parts": fingerprint(experiment.parts),
+        },
     )
 
 

@@ -21,6 +21,7 @@ from src.config.registry import find, trust, use_recorded_folder
 from src.config.settings import Component
 from src.config.signatures import check_components
 from src.data.arrays import Arrays
+from src.data.content import data_changes
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.unlabelled import input_arrays
@@ -84,6 +85,21 @@ class SavedRun:
             experiment = build_experiment(self.config, self.device, self.state["data"])
         load_weights(experiment.model, best_weights(self.state), shown_path(self.path))
         return experiment
+
+    def data_changes(self, part: str) -> list[str]:
+        """Return how the data differ from those that the run was trained on, and what follows for testing `part`.
+
+        Nothing is said when other data were asked for.
+        """
+        if self.config.data != config_from_dict(self.state["config"]).data:
+            return []
+        changes = data_changes(self.state.get("parts", {}), self.experiment.parts)
+        split = self.config.data.split
+        if changes and split is not None and part in split.part_names and not split.stable:
+            changes.append(
+                f"{part} may hold rows that it was trained on; data.split.stable: true keeps each in its part"
+            )
+        return [f"the data have changed since the run: {line}" if line is changes[0] else line for line in changes]
 
     @cached_property
     def _model_and_task(self) -> tuple[nn.Module, Task]:

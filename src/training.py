@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from src.utils.command import exit_code
 
 if TYPE_CHECKING:
+    import torch
+
     from src.config.settings import Config
     from src.experiment import Experiment
     from src.logger.logger import Logger
@@ -51,7 +53,6 @@ def train(
     from src.logger.logger import Logger, check_sinks
     from src.logger.run_dir import RunDir, check_writable
     from src.trainer.init_from import init_weights
-    from src.trainer.rehearse import rehearse
     from src.utils.device import find_device, make_deterministic
     from src.utils.host_memory import keep_freed_memory
     from src.utils.paths import project_path
@@ -68,8 +69,7 @@ def train(
     experiment = build_experiment(config, device, state and state["data"])
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
-    for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        rehearse(experiment.task, experiment.model, loader, device)
+    try_out(experiment, device, None if "data" in allowed else state, str(path))
 
     run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
     with ExitStack() as undo:  # what cannot begin leaves no folder behind
@@ -84,6 +84,24 @@ def train(
     log_to_file(run.log_file)
     introduce(config, experiment, run, logger, None if state is None else changed)
     return fit(trainer, run, logger)
+
+
+def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] | None, where: str) -> None:
+    """Find out while there is no folder yet what would stop the run: a batch of each part, and changed data.
+
+    Args:
+        experiment: As built.
+        device: Of the run.
+        state: Checkpoint that the run goes on from; None for a new one, or where the data may have changed.
+        where: What messages call the run.
+    """
+    from src.data.content import check_same_data
+    from src.trainer.rehearse import rehearse
+
+    if state is not None:
+        check_same_data(state.get("parts"), experiment.parts, where)
+    for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
+        rehearse(experiment.task, experiment.model, loader, device)
 
 
 def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
@@ -122,6 +140,7 @@ def introduce(
         logger: Takes the config of a new run.
         changed: Of a run that goes on: what differs from before. None for a new run.
     """
+    from src.data.content import AT_START, find_overlaps
     from src.trainer.rehearse import count_parameters, describe_length
     from src.utils.paths import shown_path
 
@@ -136,6 +155,8 @@ def introduce(
     for line in changed or ():
         log.info("change %s", line)
     if changed is None:
+        for overlap in find_overlaps(experiment.parts, AT_START, fast_only=True):
+            log.warning("data   %s", overlap)
         logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
         logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
         logger.hparams(config.as_dict())

@@ -6,13 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 import train
-from src.check import _overlaps, check
+from src.check import check
 from src.config import load_config
 from src.config.registry import use_folder
-from src.experiment import build_experiment
 from tests.conftest import ROOT
 
 DIGITS = ROOT / "configs" / "digits.yaml"
@@ -72,12 +70,9 @@ def test_it_warns_of_a_loss_that_does_not_change() -> None:
 
 
 def test_it_warns_of_rows_that_are_in_two_parts() -> None:
-    config = load_config(DIGITS)
-    experiment = build_experiment(config, torch.device("cpu"))
-    train_part, val_part = experiment.parts["train"], experiment.parts["val"]
-    assert list(_overlaps(experiment)) == []
-    val_part.indices = train_part.row_ids()[:7]
-    assert list(_overlaps(experiment)) == ["7 rows of val are rows of train, too"]
+    text = report("data.split={val: 0.1, test: 0}", "data.test={type: digits.Digits}")
+    assert "warning    test: 1,617 of 1,797 rows have the same inputs as rows of train, such as row 0 as row 0" in text
+    assert "the same inputs" not in report()
 
 
 def test_it_warns_of_parameters_that_are_never_used(tmp_path: Path) -> None:

@@ -95,11 +95,13 @@ def _check_parts(config: Config, mistakes: Mistakes) -> None:
                 what = f"a share below 1, or a whole number of rows, is needed, found {share}"
                 mistakes.add(("data", "split", name), what)
             part = data.parts.get(name)
-            if share > 0 and part is not None and part.type is not None:
+            if name in split.part_names and part is not None and part.type is not None:
                 mistakes.add(("data", name), f"given twice: by `data.split.{name}` and by a dataset of its own")
         total = sum(share for share in shares.values() if share < 1)
         if total >= 1:
             mistakes.add(("data", "split"), f"val and test sum to {total:g}; train would have 0 rows")
+        for key, what in split.contradictions():
+            mistakes.add(("data", "split", key), what)
     names = data.part_names()
     for name in data.parts:
         if name not in names:

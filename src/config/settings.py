@@ -78,7 +78,7 @@ class DataSettings:
         """Returns the parts this config makes, `train` first."""
         names = dict.fromkeys(["train"])
         if self.split is not None:
-            names |= dict.fromkeys(name for name in ("val", "test") if getattr(self.split, name) > 0)
+            names |= dict.fromkeys(self.split.part_names)
         names |= dict.fromkeys(name for name, part in self.parts.items() if part.type is not None)
         return tuple(names)
 

@@ -61,6 +61,7 @@ class FrameDataset(Dataset[Any]):
         for column in [*chosen, *categorical, *self.target_names]:
             _check_column(column, frame, where)
         frame = _without_missing(frame, [*chosen, *self.target_names], where, missing)
+        self._frame = frame
         self._rows = frame.index.to_numpy()
         numbers = {c: _numbers(frame[c], where) for c in chosen if c not in categorical}
         self.number_names = [c for c, values in numbers.items() if values is not None]
@@ -182,6 +183,20 @@ class FrameDataset(Dataset[Any]):
         """Return predictions [N, T] in the target's own units."""
         values = outputs.detach().cpu().double().numpy().reshape(len(outputs), -1)
         return self._target_scaler.undo(values)
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a column of the table as it is, whether it is a feature or not: to split by.
+
+        Raises:
+            DataError: There is none of this name.
+        """
+        _check_column(name, self._frame, self.where)
+        return self._frame[name].to_numpy()
+
+    def content(self, rows: Tensor) -> Any:
+        """Return the features of these rows before preprocessing: what makes two rows the same."""
+        numbers = rows.numpy()
+        return (self._numbers[numbers], *(texts[numbers] for texts in self._texts.values()))
 
     def cells(self, row: int) -> dict[str, Any]:
         """Return the features of a row as the file has them, by column, for people to read."""

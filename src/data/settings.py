@@ -24,8 +24,58 @@ class SplitSettings:
     stratify: bool = False
     """Give every part the same mix of classes; the dataset must offer `targets`."""
 
+    groups: str | None = None
+    """Column or attribute of the dataset: rows of one value (a patient, a user) stay in one part."""
+
+    time: str | None = None
+    """Column or attribute of the dataset, numbers or dates: the latest rows test, those before them validate."""
+
+    stable: bool = False
+    """Each row goes by a hash of its group or content alone: rows that are added later move none. Shares only."""
+
+    folds: Annotated[int, AtLeast(0)] = 0
+    """Divide into so many folds; one is held out in place of `test`, or of `val` if there is no `test`."""
+
+    fold: Annotated[int, AtLeast(1)] = 1
+    """Which of the folds is held out."""
+
     seed: Annotated[int, Between(0, 2**32)] = 0
     """Which rows go where. Independent of the run's own seed."""
+
+    @property
+    def fold_part(self) -> str:
+        """The part that a fold is held out as."""
+        return "test" if self.test else "val"
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts besides `train`."""
+        shares = {"val": self.val, "test": self.test}
+        return tuple(name for name, share in shares.items() if share or (self.folds and name == self.fold_part))
+
+    @property
+    def method(self) -> str:
+        """The key that says what the split goes by."""
+        return next((key for key in ("stratify", "groups", "time", "stable") if getattr(self, key)), "seed")
+
+    @property
+    def source(self) -> str:
+        """What of the dataset the split goes by."""
+        return "targets" if self.stratify else self.groups or self.time or "content"
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        """Return what excludes each other, as (key, message)."""
+        chosen = [key for key in ("stratify", "groups", "time") if getattr(self, key)]
+        wrong = [(key, f"the split goes by `{chosen[0]}` already; leave one out") for key in chosen[1:]]
+        if self.stable and (self.stratify or self.time):
+            wrong.append(("stable", f"the split goes by `{chosen[0]}` already; leave one out"))
+        if self.folds == 1:
+            wrong.append(("folds", "2 or more are needed, found 1"))
+        if self.folds and self.time:
+            wrong.append(("folds", "the split goes by `time`: in folds, later rows would train for earlier ones"))
+        if 1 < self.folds < self.fold:
+            wrong.append(("fold", f"1 to {self.folds} is needed, found {self.fold}"))
+        return wrong
 
 
 @dataclass(frozen=True)

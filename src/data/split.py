@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.content import row_keys
+from src.data.divide import split_rows
 from src.data.part import Part
 from src.data.settings import SplitSettings
 from src.utils.errors import ConfigError, DataError
@@ -50,84 +50,37 @@ def make_parts(
 
 
 def _divide(name: str, dataset: Dataset[Any], split: SplitSettings | None) -> dict[str, Tensor | None]:
-    if name != "train" or split is None or not (split.val or split.test):
+    if name != "train" or split is None or not split.part_names:
         return {name: None}
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise ConfigError(f"data.split: dataset {type(dataset).__name__} has no length; give val and test of their own")
-    targets = None
+    return dict(split_rows(len(dataset), split, _values(dataset, split)))
+
+
+def _values(dataset: Any, split: SplitSettings) -> Any:
+    """Return what the split goes by, one value for each row; None if it goes by nothing."""
     if split.stratify:
         targets = getattr(dataset, "targets", None)
         if targets is None:
             raise DataError(f"data.split.stratify: dataset {type(dataset).__name__} offers no `targets`")
-    return dict(split_rows(len(dataset), split, targets))
+        return targets
+    if split.groups or split.time:
+        return column_of(dataset, split.source, f"data.split.{split.method}")
+    return row_keys(dataset) if split.stable else None
 
 
-def split_rows(num_rows: int, split: SplitSettings, targets: Any = None) -> dict[str, Tensor]:
-    """Return the row numbers of each part, int64 and ascending; together they are 0 to num_rows - 1, each once.
+def column_of(dataset: Any, name: str, where: str) -> Any:
+    """Return a column of a table, or an attribute of any other dataset: one value for each row.
 
-    Args:
-        num_rows: Rows to divide.
-        split: Shares or numbers of rows for `val` and `test`; `train` gets what is left.
-        targets: Class of each row, [num_rows], to be spread evenly: every part gets each class in proportion,
-            to within one row. None splits without regard to classes.
+    Raises:
+        DataError: There is none of this name.
     """
-    counts = _counts(num_rows, split)
-    generator = torch.Generator().manual_seed(split.seed)
-    rows = torch.randperm(num_rows, generator=generator)
-    if targets is not None:
-        classes = _classes(targets, num_rows)
-        rows = rows[torch.argsort(classes[rows], stable=True)]
-    chosen = {}
-    for name, count in counts.items():
-        if targets is None:
-            taken = torch.arange(count)
-        else:  # equally spaced in an order sorted by class: every class gives its share
-            taken = torch.div((2 * torch.arange(count) + 1) * len(rows), 2 * count, rounding_mode="floor")
-        is_taken = torch.zeros(len(rows), dtype=torch.bool)
-        is_taken[taken] = True
-        chosen[name] = rows[is_taken].sort().values
-        rows = rows[~is_taken]
-    if targets is not None:
-        _check_classes_left(classes, rows)
-    return {"train": rows.sort().values, **chosen}
-
-
-def _counts(num_rows: int, split: SplitSettings) -> dict[str, int]:
-    """Return how many rows each part but `train` gets."""
-    wanted = {name: share for name, share in (("val", split.val), ("test", split.test)) if share}
-    shown = ", ".join(f"{name}: {share:g}" for name, share in wanted.items())
-    counts = {}
-    for name, share in wanted.items():
-        if isinstance(share, float) and (share == 1 or (share > 1 and not share.is_integer())):
-            raise ConfigError(f"data.split.{name}: {share}; use a share below 1 or a whole number of rows")
-        counts[name] = round(share * num_rows) if share < 1 else int(share)
-        if counts[name] == 0:
-            raise ConfigError(f"data.split ({shown}): {name} would have 0 of {num_rows} rows; give it more")
-    if all(share < 1 for share in wanted.values()) and sum(wanted.values()) > 1:
-        raise ConfigError(f"data.split ({shown}): sums to {sum(wanted.values()):g}, more than 1; train gets the rest")
-    left = num_rows - sum(counts.values())
-    if left <= 0:
-        raise ConfigError(
-            f"data.split ({shown}): takes {sum(counts.values())} of {num_rows} rows; train would have 0 rows"
-        )
-    return counts
-
-
-def _classes(targets: Any, num_rows: int) -> Tensor:
-    values = targets.numpy() if isinstance(targets, Tensor) else np.asarray(targets)
-    if values.shape != (num_rows,):
-        raise DataError(f"data.split.stratify: targets are {list(values.shape)}, not one class per row [{num_rows}]")
-    names, classes = np.unique(values, return_inverse=True)
-    if values.dtype.kind == "f" and not np.array_equal(names, np.round(names)):
-        raise DataError(f"data.split.stratify: targets are numbers such as {values[0]}, not classes; leave it out")
-    return torch.from_numpy(classes)
-
-
-def _check_classes_left(classes: Tensor, train_rows: Tensor) -> None:
-    missing = set(classes.tolist()) - set(classes[train_rows].tolist())
-    if missing:
-        row = int((classes == min(missing)).nonzero()[0])
-        raise DataError(f"data.split.stratify: no row of the class of row {row} is left for train; it has too few rows")
+    if callable(column := getattr(dataset, "column", None)):
+        return column(name)
+    values = getattr(dataset, name, None)
+    if values is None or callable(values):
+        raise DataError(f"{where}: dataset {type(dataset).__name__} has no column and no attribute {name!r}")
+    return values
 
 
 def fit_parts(parts: Mapping[str, Part], state: Mapping[str, Any] | None = None) -> None:
