@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.trainer.checkpoint import CheckpointStore, check_plain, load_checkpoint
+from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.trainer.plain import check_plain
 from src.trainer.resume import best_weights, load_weights, newest_run, open_checkpoint
 from src.utils.errors import CheckpointError, ResourceError
 from src.utils.paths import PROJECT_ROOT
@@ -162,7 +163,7 @@ class Colour(Enum):
 
 @pytest.mark.parametrize("value", [np.float64(1.0), Path("x"), Colour.RED, object(), {1: [2, {"deep": np.int64(3)}]}])
 def test_what_could_not_be_loaded_safely_is_refused_when_saving(store: CheckpointStore, value: object) -> None:
-    with pytest.raises(CheckpointError, match=r"^hook\.memory.*cannot be saved"):
+    with pytest.raises(CheckpointError, match=r"^hook\.memory.*does not belong in a checkpoint"):
         store.save({**state(1), "hook": {"memory": value}}, 1, is_best=False)
     assert list(store.folder.iterdir()) == []
     check_plain({"a": [1, 2.0, None, "x", (torch.zeros(1), torch.nn.Parameter(torch.zeros(1)))]}, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step, drop_gradients
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
+from src.utils.direct_file import CHUNK_BYTES
 from src.utils.host_memory import keep_freed_memory
 from tests.conftest import ROOT
 
@@ -172,6 +174,23 @@ def test_a_new_best_is_written_once(tmp_path: Path) -> None:
     tensors = 1 << 20
     assert tensors < sum(sizes.values()) < tensors + 4096
     assert (tmp_path / "best.pt").stat().st_ino == (tmp_path / "last.pt").stat().st_ino
+
+
+def test_each_byte_of_a_save_is_written_once_and_in_large_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = os.write
+
+    def counted(descriptor: int, data: Any) -> int:
+        written.append(write(descriptor, data))
+        return written[-1]
+
+    monkeypatch.setattr(os, "write", counted)
+    state = {"format": 1, "model": {f"layer{number}": torch.zeros(300_000) for number in range(10)}}
+    path = CheckpointStore(tmp_path).save(state, 3, is_best=True)
+    assert sum(written) == path.stat().st_size
+    assert len(written) == -(-path.stat().st_size // CHUNK_BYTES)
 
 
 def test_gradients_are_dropped_by_the_optimizers_own_rule_if_it_has_one() -> None:

@@ -16,20 +16,20 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch.utils.serialization import config
 
+from src.trainer.plain import check_plain
+from src.utils.direct_file import CHUNK_BYTES, DirectFile, sync_folder
 from src.utils.errors import CheckpointError, ResourceError
 from src.utils.paths import shown_path
 
 FORMAT = 1
-CHUNK_BYTES = 1 << 20
-PLAIN = (str, int, float, bool, bytes, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
+MAX_MANIFEST_BYTES = 1 << 16
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +52,8 @@ class CheckpointStore:
         for path in self.folder.glob("step-*.pt"):
             if not path.with_suffix(".json").exists():
                 path.unlink()  # never committed
+            else:
+                self._end_swap(path)
         best = read_manifest(self.folder / "best.json")
         for manifest_path in sorted(self.folder.glob("step-*.json"), reverse=True):
             manifest = read_manifest(manifest_path)
@@ -68,11 +70,14 @@ class CheckpointStore:
             ResourceError: The disk is full or not writable. Older checkpoints are intact.
             CheckpointError: `state` holds something that is not a tensor or plain data; its key path is named.
         """
-        check_plain(state, "")
+        check_plain(state)
         path = self.folder / f"step-{step:08d}.pt"
         try:
-            num_bytes, checksum = self._write(path, state)
+            temporary, num_bytes, checksum = self._write(path, state)
             manifest = {"format": FORMAT, "step": step, "bytes": num_bytes, "crc32": checksum, "is_best": is_best}
+            if before := read_manifest(path.with_suffix(".json")):  # this step again: till the swap is done, fit both
+                self._write_manifest(path.with_suffix(".json"), {**manifest, "before": before})
+            temporary.replace(path)
             self._write_manifest(path.with_suffix(".json"), manifest)
             self._link(path, "last.pt")
             if is_best:
@@ -105,20 +110,24 @@ class CheckpointStore:
                 log.warning("skipped a checkpoint: %s", error)
         raise CheckpointError("\n".join(reasons) or f"{shown_path(self.folder)}: holds no checkpoint yet")
 
-    def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[int, int]:
+    def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[Path, int, int]:
+        """Put `state` on the disk; return where, its size and its checksum."""
         temporary = self.folder / f".tmp-{os.getpid()}-{path.name}"
-        with temporary.open("xb") as file:
-            writer = _SummingWriter(file)
+        with DirectFile(temporary) as file:
             try:
                 # Torch never reads the sums of its records; ours is of the whole file.
                 with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
-                    torch.save(dict(state), writer)  # type: ignore[arg-type]
+                    torch.save(dict(state), file)  # type: ignore[arg-type]
             except RuntimeError as error:
-                raise writer.error or error from error  # torch hides a full disk behind a message about positions
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return writer.num_bytes, writer.checksum
+                raise file.error or error from error  # torch hides a full disk behind a message about positions
+        return temporary, file.num_bytes, file.checksum
+
+    def _end_swap(self, path: Path) -> None:
+        """Settle which of the two files that a manifest fits is there, if a kill left it so."""
+        manifest = read_manifest(path.with_suffix(".json")) or {}
+        if before := manifest.pop("before", None):
+            is_new = (path.stat().st_size, file_checksum(path)) == (manifest["bytes"], manifest["crc32"])
+            self._write_manifest(path.with_suffix(".json"), manifest if is_new else before)
 
     def _write_manifest(self, path: Path, manifest: Mapping[str, Any]) -> None:
         sync_folder(self.folder)
@@ -154,29 +163,6 @@ class CheckpointStore:
             manifest_path.with_suffix(".pt").unlink(missing_ok=True)
 
 
-class _SummingWriter:
-    """Passes bytes on to a file, counting and summing them on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.num_bytes = 0
-        self.checksum = 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.checksum = zlib.crc32(data, self.checksum)
-        self.num_bytes += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, on the CPU, after checking that it is whole.
 
@@ -193,6 +179,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
+                raise CheckpointError(f"{where}: claims to hold more bytes than it has")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -205,6 +193,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{where}: is not a checkpoint of this program")
     if state["format"] > FORMAT:
         raise CheckpointError(f"{where}: made by a newer version (format {state['format']}, this reads <= {FORMAT})")
+    try:
+        check_plain(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: refused, {error}") from error
     return state
 
 
@@ -216,6 +208,7 @@ def _check_whole(path: Path) -> None:
     elif path.name.startswith("step-") and not manifests[0].exists():
         raise CheckpointError(f"{shown_path(path)}: its manifest {manifests[0].name} is missing, the save never ended")
     known = [found for found in map(read_manifest, manifests) if found]
+    known += [manifest["before"] for manifest in known if "before" in manifest]
     if not known:
         if any(manifest.exists() for manifest in manifests):
             raise CheckpointError(f"{shown_path(path)}: its manifest is damaged")
@@ -239,9 +232,12 @@ def is_whole(path: Path) -> bool:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return a manifest, or None when it is missing or damaged."""
     try:
+        if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+            return None
         manifest = json.loads(path.read_bytes())
-        return manifest if isinstance(manifest["bytes"], int) and isinstance(manifest["crc32"], int) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        known = [manifest, manifest.get("before", manifest)]
+        return manifest if all(type(each[key]) is int for each in known for key in ("bytes", "crc32")) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -252,34 +248,3 @@ def file_checksum(path: Path) -> int:
         while chunk := file.read(CHUNK_BYTES):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` outlast a loss of power (a no-op where folders cannot be opened)."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def check_plain(value: Any, where: str) -> None:
-    """Refuse what could not be loaded safely.
-
-    Raises:
-        CheckpointError: Names the key path and type of the first such value.
-    """
-    if type(value) in (dict, OrderedDict, Counter):
-        for key, part in value.items():
-            check_plain(key, f"{where} (key)")
-            check_plain(part, f"{where}.{key}" if where else str(key))
-    elif type(value) in (list, tuple, set):
-        for index, part in enumerate(value):
-            check_plain(part, f"{where}[{index}]")
-    elif type(value) not in PLAIN and not isinstance(value, torch.Tensor):
-        raise CheckpointError(
-            f"{where}: a {type(value).__name__} cannot be saved; only tensors, numbers, text, lists and dicts can"
-        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.logger.run_dir import RunDir
-from src.trainer.checkpoint import file_checksum, read_manifest
+from src.trainer.checkpoint import is_whole
 from src.utils.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def spare_files(run: Path) -> list[Spare]:
         size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
         return [Spare(run, "ended before it saved or measured anything", size)]
     spare = [Spare(path, "left by a process that was killed", _size(path)) for path in _litter(folder)]
-    newest = next((path for path in reversed(steps) if _is_whole(path)), None)
+    newest = next((path for path in reversed(steps) if is_whole(path)), None)
     if newest is None:
         return spare  # nothing is certain here: keep all
     return spare + [
@@ -72,11 +72,6 @@ def delete(run: Path, spare: Sequence[Spare]) -> None:
 
 def _litter(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob(".tmp-*"))
-
-
-def _is_whole(path: Path) -> bool:
-    manifest = read_manifest(path.with_suffix(".json"))
-    return manifest is not None and (path.stat().st_size, file_checksum(path)) == (manifest["bytes"], manifest["crc32"])
 
 
 def _size(path: Path) -> int:
