@@ -15,7 +15,7 @@ from pathlib import Path
 
 from src.config.command_line import Parser, add_common_options, collect_overrides
 from src.utils.command import run_command
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, DataError
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
     parser.add_argument("--split", metavar="PART", help="which part to evaluate: test (default), val, train, test_...")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
-    parser.add_argument("--predict", metavar="FILE", help="write predictions as .csv or .jsonl")
+    parser.add_argument("--predict", metavar="FILE", help="write predictions for this part as .csv or .jsonl")
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -47,7 +47,13 @@ def main(argv: Sequence[str]) -> int:
     from src.utils.paths import shown_path
 
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
-    experiment = run.experiment
+    try:
+        experiment = run.experiment
+    except DataError as error:
+        if options.predict and any(word.startswith("data") for word in options.overrides):
+            advice = f"python predict.py -r {options.run} --input FILE needs no labels"
+            raise DataError(f"{error}\n--predict is for the run's own parts; {advice}") from error
+        raise
     name = choose_part(options.split, experiment.parts)
     loader = run.loader(experiment.parts[name])
     for line in run.data_changes(name):

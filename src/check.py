@@ -47,7 +47,7 @@ def check(config: Config) -> Iterator[str]:
     seed_everything(config.seed)
     experiment = build_experiment(config, device)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        rehearse(experiment.task, experiment.model, loader, device)
+        rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
     with tempfile.TemporaryDirectory(prefix="keel-check-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = build_trainer(config, experiment, device, Logger([]), Path(folder))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import RandomSampler
 
-from src.config.build import build, build_parts
+from src.config.build import build, build_parts, defaults
 from src.config.registry import find, folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.content import fingerprint
@@ -26,9 +26,10 @@ from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
 from src.trainer.groups import check_groups, freeze, parameter_groups
 from src.trainer.hooks import Hook, standard_hooks
-from src.trainer.schedule import Schedule, count_steps
+from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, count_steps, run_length
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
+from src.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class Experiment:
     metrics: MetricSet
     available: Mapping[str, object]
     """What references such as `${data.num_classes}` find, by section."""
+
+    made_with: Mapping[str, Any]
+    """Arguments of the model, defaults included, by the key that changes them: `model.args.in_features`."""
 
     @property
     def val_loaders(self) -> dict[str, Loader]:
@@ -69,7 +73,7 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     criterion = available["loss"] = build_criterion(config.loss, device, available)
     metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
     task = build("task", config.task, available=available, criterion=criterion)
-    return Experiment(parts, loaders, model, task, metrics, available)
+    return Experiment(parts, loaders, model, task, metrics, available, made_with(config.model))
 
 
 def training_loader(config: Config, part: Part, device: torch.device) -> Loader:
@@ -101,7 +105,7 @@ def evaluation_loader(config: Config, part: Part, device: torch.device) -> Loade
 
 
 def _pins(settings: LoaderSettings, device: torch.device) -> bool:
-    return device.type == "cuda" if settings.pin_memory is None else settings.pin_memory
+    return device.type == "cuda" if settings.pin_memory is None else settings.pin_memory and device.type != "cpu"
 
 
 def _functions(settings: LoaderSettings) -> dict[str, Any]:
@@ -113,7 +117,14 @@ def _build_sampler(kind: str, component: Component | None) -> MakeSampler | None
     """Return what makes the sampler of an epoch from the part and the epoch's own random stream."""
     if component is None:
         return None
-    return lambda part, generator: build(kind, component, part=part, data_source=part, generator=generator)
+
+    def make(part: Part, generator: torch.Generator) -> Any:
+        known: dict[str, Any] = {"part": part, "data_source": part, "num_samples": len(part), "generator": generator}
+        if kind == "batch_sampler":
+            known["sampler"] = RandomSampler(part, generator=generator)
+        return build(kind, component, **known)
+
+    return make
 
 
 def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, Optimizer], dict[str, Schedule]]:
@@ -141,6 +152,18 @@ def build_model(model: Component | Mapping[str, Component], available: Mapping[s
         built: nn.Module = build("model", model, available=available)
         return built
     return nn.ModuleDict({name: build("model", part, available=available) for name, part in model.items()})
+
+
+def made_with(model: Component | Mapping[str, Component]) -> dict[str, Any]:
+    """Return what the models are made with, defaults included, by the key that changes it: `model.args.in_features`."""
+    named = (
+        {"model": model} if isinstance(model, Component) else {f"model.{name}": each for name, each in model.items()}
+    )
+    arguments: dict[str, Any] = {}
+    for key, component in named.items():
+        given = {**defaults("model", component.type), **component.args}
+        arguments |= {f"{key}.args.{name}": value for name, value in given.items()}
+    return arguments
 
 
 def build_criterion(
@@ -177,14 +200,18 @@ def _build_schedule(
     if settings is None:
         return Schedule(optimizer)
     steps_per_epoch, total_steps = available["loader"].values()
-    length: dict[str, Any] = {}
-    if math.isfinite(total_steps):
-        moves = total_steps if settings.every == "step" else math.ceil(total_steps / steps_per_epoch)
-        length = {"total_steps": int(total_steps), "T_max": int(moves)}
+    length = run_length(settings.type, settings.args, settings.every, steps_per_epoch, total_steps)
     if settings.warmup_steps >= total_steps:
         warmup, steps = settings.warmup_steps, int(total_steps)
         log.warning("lr_scheduler.warmup_steps is %d and the run has %d steps: it never gets past it", warmup, steps)
-    scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
+    try:
+        scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
+    except ConfigError as error:
+        if "T_max" in length or settings.type not in MADE_FOR_A_LENGTH:
+            raise
+        raise ConfigError(
+            f"{error}; the data have no length that would tell it: give trainer.max_steps with lr_scheduler.every=step"
+        ) from error
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
 

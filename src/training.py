@@ -101,13 +101,14 @@ def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] 
     if state is not None:
         check_same_data(state.get("parts"), experiment.parts, where)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        rehearse(experiment.task, experiment.model, loader, device)
+        rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
 
 
 def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     """Train, say how it ended, and return the exit code."""
     from src.logger.console import closing_summary
     from src.logger.status import write_status
+    from src.utils.paths import shown_path
 
     started_s = time.perf_counter()
     code = 1
@@ -117,6 +118,9 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
         code = 128 + trainer.signal if trainer.signal else 0
     except BaseException as error:
         code = exit_code(error)
+        saved = trainer.saver.saved_step
+        kept = "no checkpoint yet, its log and config" if saved < 0 else f"a checkpoint of step {saved}; go on with -r"
+        log.info("stopped in step %d; %s holds %s", trainer.progress.step + 1, shown_path(run.path), kept)
         raise
     finally:
         logger.close()
@@ -124,7 +128,7 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch))
+    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at))
     return code
 
 

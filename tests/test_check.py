@@ -6,11 +6,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from src.check import check
 from src.config import load_config
 from src.config.registry import use_folder
+from src.experiment import build_experiment
 from tests.conftest import ROOT
 
 DIGITS = ROOT / "configs" / "digits.yaml"
@@ -97,3 +99,18 @@ def test_the_command_prints_it_and_makes_no_run(tmp_path: Path, capsys: pytest.C
     assert train.main(["-c", str(DIGITS), "--check", f"trainer.save_dir={tmp_path / 'runs'}"]) == 0
     assert "checkpoint" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_sampler_gets_the_sampler_it_draws_from_and_pinning_means_nothing_on_the_cpu() -> None:
+    wanted = "loader.batch_sampler={type: BatchSampler, args: {batch_size: 8, drop_last: true}}"
+    config = load_config(DIGITS, [wanted, "loader.pin_memory=true"])
+    loader = build_experiment(config, torch.device("cpu")).loaders["train"]
+    batches = list(loader.batches(epoch=0))
+    assert len(batches) == len(loader) == 157 and all(len(targets) == 8 for _, targets in batches)
+    assert not torch.equal(batches[0][0], next(iter(loader.batches(epoch=1)))[0])
+    assert not loader.pin_memory
+
+
+def test_a_sampler_that_needs_the_number_of_rows_is_told() -> None:
+    config = load_config(DIGITS, ["loader.sampler={type: WeightedRandomSampler, args: {weights: [1, 1, 2]}}"])
+    assert len(build_experiment(config, torch.device("cpu")).loaders["train"]) == 40

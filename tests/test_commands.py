@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,22 @@ def test_test_py_writes_a_prediction_for_every_row(straight: Path, tmp_path: Pat
     table = pd.read_csv(tmp_path / "p.csv")
     assert len(table) == 180
     assert list(table.columns) == ["row", "prediction", "probability"]
+
+
+def test_predictions_without_labels_are_asked_for_where_there_are_some(straight: Path, tmp_path: Path) -> None:
+    words = ("--predict", tmp_path / "p.csv", "data={type: table.Table, args: {file: none.csv}}")
+    result = run("test.py", "-r", straight, *words)
+    assert result.returncode == 3 and "none.csv: no such file" in result.stderr
+    assert f"python predict.py -r {straight} --input FILE needs no labels" in result.stderr
+
+
+def test_a_run_that_fails_says_what_is_left_of_it(config: Path, tmp_path: Path) -> None:
+    explode = ("optimizer={type: SGD, args: {lr: 1e30}}", "lr_scheduler=null", "trainer.epochs=1")
+    result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", *explode)
+    assert result.returncode == 6
+    folder = only_run(tmp_path)
+    assert re.search(rf"stopped in step \d+; {folder} holds no checkpoint yet, its log and config", result.stdout)
+    assert (folder / "log.txt").exists() and not list((folder / "checkpoints").iterdir())
 
 
 def test_a_finished_run_goes_on_when_it_is_given_more_epochs(straight: Path, tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_all_that_cannot_change_is_named_at_once() -> None:
     assert "model.args.out_features: 10 -> 11" in str(caught.value) and "seed: 3 -> 4" in str(caught.value)
 
 
+def test_however_many_cannot_change_three_lines_name_them_all_and_how_to_allow_them() -> None:
+    with pytest.raises(CheckpointError) as caught:
+        table(["seed=4", "model.args.out_features=11", "model.args.hidden=[1]", "loader.batch_size=3"])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    for key in ("seed", "model.args.out_features", "model.args.hidden", "loader.batch_size"):
+        assert key in "\n".join(lines[:2])
+    assert lines[2].endswith("--allow-change model --allow-change seed --allow-change loader.batch_size")
+    assert table(["seed=4", "model.args.hidden=[1]"], ("seed", "model"))
+
+
 @pytest.mark.parametrize("override", APPLIED)
 def test_what_can_change_is_told(override: str) -> None:
     (line,) = table([override])

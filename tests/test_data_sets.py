@@ -175,20 +175,19 @@ def test_a_file_with_a_wrong_checksum_is_refused_and_nothing_is_left(tmp_path: P
     path = mirror[1] / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-1])
     folder = tmp_path / "data"
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: missing and cannot be .*wrong checksum: MD5"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz cannot be .*wrong checksum: MD5"):
         IDX(str(folder), "train", mirrors=[mirror[0]])
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
 
 
-def test_offline_the_file_and_the_folder_are_named(tmp_path: Path) -> None:
+def test_offline_all_missing_files_and_the_folder_are_named_and_no_folder_is_left(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         IDX(str(tmp_path / "data"), "train", mirrors=["http://127.0.0.1:9/"])
     message = str(caught.value)
-    assert message.startswith(
-        f"{tmp_path}/data/train-images-idx3-ubyte.gz: missing and cannot be downloaded (http://127."
-    )
-    assert message.endswith("; put the file there")
-    assert list((tmp_path / "data").iterdir()) == []
+    assert message.startswith(f"{tmp_path}/data: no train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], and ")
+    assert "train-images-idx3-ubyte.gz cannot be downloaded (http://127." in message
+    assert message.endswith("; fetch the files elsewhere and put them there")
+    assert not (tmp_path / "data").exists()
 
 
 # --- arrays, scikit-learn, synthetic -----------------------------------------------------------------------------

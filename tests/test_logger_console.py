@@ -120,7 +120,7 @@ def test_epoch_lines_are_aligned_and_say_better_worse_and_best() -> None:
 
 def test_the_closing_summary_ends_with_the_next_two_commands(tmp_path: Path) -> None:
     run = tmp_path / "my runs" / "digits" / "1121_0407"
-    lines = closing_summary(run, seconds=187, best={"val/loss": 0.12345}, best_epoch=7).splitlines()
+    lines = closing_summary(run, seconds=187, best={"val/loss": 0.12345}, best_at="epoch 7").splitlines()
     assert lines[0] == "done in 3 min 07 s"
     assert lines[1] == f"best:  val/loss 0.1235 after epoch 7, in '{run}'/checkpoints"
     assert lines[2] == f"next:  python test.py -r '{run}'"

@@ -18,12 +18,12 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
 from src.trainer.evaluate import evaluate
-from src.trainer.hooks import Hook
+from src.trainer.hooks import Console, Hook
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor
 from src.trainer.rehearse import rehearse
 from src.trainer.resume import open_checkpoint
-from src.trainer.schedule import Schedule
+from src.trainer.schedule import Schedule, run_length
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -171,6 +171,17 @@ def test_evaluation_by_steps_happens_at_just_those_steps() -> None:
         "step",
         "evaluation",
     ]
+
+
+def test_evaluations_within_an_epoch_are_called_by_their_step(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "src"):
+        trainer = make_trainer(hooks=(Console(has_bar=False),), epochs=2, max_steps=9, eval_every_steps=4)
+        trainer.fit()
+    places = [
+        " ".join(line.split("  train")[0].split()) for line in caplog.messages if "train/" in line or "train" in line
+    ]
+    assert places == ["step 4", "epoch 1/2", "step 8", "step 9"]
+    assert trainer.monitor.best_at in ("step 4", "step 8", "step 9")
 
 
 def test_best_is_saved_whenever_best_though_saving_is_rare(tmp_path: Path) -> None:
@@ -372,6 +383,23 @@ def test_bf16_trains_on_a_cpu_and_fp16_is_refused(tmp_path: Path) -> None:
     assert math.isfinite(make_trainer(tmp_path, epochs=1, amp_dtype="bf16").fit()["val/loss"])
     with pytest.raises(ConfigError, match="fp16 needs a GPU; use bf16"):
         make_trainer(amp_dtype="fp16")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected"),
+    [
+        ("PolynomialLR", {}, 30),
+        ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0}, 30),
+        ("LinearLR", {}, None),  # rises: torch's own default, a warm-up of 5
+        ("ConstantLR", {}, None),
+    ],
+)
+def test_schedules_that_fall_to_the_end_are_as_long_as_the_run(name: str, args: Any, expected: int | None) -> None:
+    assert run_length(name, args, "epoch", 10, 300).get("total_iters") == expected
+    by_step = run_length(name, args, "step", 10, 300).get("total_iters")
+    assert by_step == (300 if expected else None)
+    assert "total_iters" not in run_length(name, args, None, math.inf, 300)
+    assert run_length(name, args, None, math.inf, math.inf) == {}
 
 
 def test_a_run_made_longer_takes_up_the_curve_of_the_new_length() -> None:

@@ -100,7 +100,7 @@ def fit(trainer: Trainer, run: RunDir) -> int:
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    summary = closing_summary(run.path, seconds=seconds, best=best, best_epoch=monitor.best_epoch)
+    summary = closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at)
     log.info("%s", summary.rpartition("\n")[0])  # its last line names another folder for the charts
     return 128 + trainer.signal if trainer.signal else 0
 

@@ -32,7 +32,8 @@ def build(
         **provided: What the run knows; passed on as far as the signature has it.
 
     Raises:
-        ConfigError: The name is unknown, or the constructor raises. A `KeelError` of the constructor passes unchanged.
+        ConfigError: The name is unknown, or the constructor raises. A `KeelError` of the constructor stays what it is.
+            Either says where the component was written.
     """
     target = find(kind, component.type)
     given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
@@ -41,12 +42,27 @@ def build(
         return functools.partial(target, *args, **given) if args or given else target
     try:
         return target(*args, **given)
-    except (KeelError, MemoryError):
+    except MemoryError:
         raise
+    except KeelError as error:
+        raise type(error)(f"{error}{_written_at(component)}") from error
     except Exception as error:
         message = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
         chosen = DataError if kind == "data" and isinstance(error, OSError) else ConfigError
-        raise chosen(f"{kind} {component.type}(...): {message}") from error
+        raise chosen(f"{kind} {component.type}(...): {message}{_written_at(component)}") from error
+
+
+def _written_at(component: Component) -> str:
+    return f" ({component.place})" if component.place else ""
+
+
+def defaults(kind: str, name: str) -> dict[str, Any]:
+    """Returns the arguments of a component that need not be given, with their values."""
+    try:
+        parameters = inspect.signature(find(kind, name)).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {key: each.default for key, each in parameters.items() if each.default is not each.empty}
 
 
 def build_parts(config: Config, data_state: Mapping[str, Any] | None = None) -> dict[str, Part]:
@@ -55,12 +71,14 @@ def build_parts(config: Config, data_state: Mapping[str, Any] | None = None) -> 
     Args:
         config: Checked.
         data_state: What the data learned from the training rows in an earlier run; `None` learns it anew.
+
+    Raises:
+        DataError: Of all datasets that cannot be read, one a line.
     """
     data = config.data
-    datasets = {} if data.source is None else {"train": build("data", data.source)}
-    for name, part in data.parts.items():
-        if part.type is not None:
-            datasets[name] = build("data", part.type)
+    named = {} if data.source is None else {"train": data.source}
+    named |= {name: part.type for name, part in data.parts.items() if part.type is not None}
+    datasets = _build_datasets(named)
     own = {
         name: [build("transforms", each) for each in part.transforms]
         for name, part in data.parts.items()
@@ -70,6 +88,19 @@ def build_parts(config: Config, data_state: Mapping[str, Any] | None = None) -> 
     parts = make_parts(datasets, data.split, common, own, config.seed)
     fit_parts(parts, data_state)
     return parts
+
+
+def _build_datasets(named: Mapping[str, Component]) -> dict[str, Any]:
+    datasets: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, component in named.items():
+        try:
+            datasets[name] = build("data", component)
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return datasets
 
 
 def _wanted(target: Any, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

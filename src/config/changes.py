@@ -77,14 +77,27 @@ def check_changes(saved: Mapping[str, Any], config: Config, allowed: Sequence[st
     found_changes = changes(config_from_dict(saved, origin=where), config)
     refused = [each for each in found_changes if each.objection and not _is_allowed(each, allowed)]
     if refused:
-        lines = [f"{where}: {each}: {each.objection}" for each in refused]
-        raise CheckpointError(
-            "\n".join(lines) + "\nTo start a new run from its weights use trainer.init_from; to go on all the same, "
-            f"--allow-change {dotted(refused[0].path)}"
-        )
+        raise CheckpointError(_refusal(refused, where))
     told = [each for each in found_changes if not each.is_harmless]
     width = max((len(dotted(each.path)) for each in told), default=0)
     return [f"{dotted(each.path):<{width}}  {_shown(each.old)} -> {_shown(each.new)}" for each in told]
+
+
+def _refusal(refused: Sequence[Change], where: str) -> str:
+    """Returns at most three lines that name every key: two changes in full, or one and the keys of the others."""
+    first, *others = (f"{where}: {each}: {each.objection}" for each in refused[:2])
+    if len(refused) > 2:
+        others = [f"{len(refused) - 1} more: {', '.join(printable(dotted(each.path)) for each in refused[1:])}"]
+    keys = (_shortest(each, refused) for each in refused)
+    allow = " ".join(f"--allow-change {key}" for key in dict.fromkeys(keys))
+    way_out = f"To start a new run from its weights use trainer.init_from; to go on all the same, {allow}"
+    return "\n".join([first, *others, way_out])
+
+
+def _shortest(change: Change, refused: Sequence[Change]) -> str:
+    """Returns the section of a change where several of it are refused, else its key."""
+    section = str(change.path[0])
+    return section if sum(each.path[0] == section for each in refused) > 1 else dotted(change.path)
 
 
 def _is_allowed(change: Change, allowed: Sequence[str]) -> bool:

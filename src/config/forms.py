@@ -85,7 +85,7 @@ def _form(owner: type, each: Field[Any]) -> Form:
 
 
 def _keys_of(cls: type, leave_out: tuple[str, ...] = ()) -> dict[str, Form]:
-    return {name: _form(cls, each) for name, each in _fields_of(cls).items() if name not in leave_out}
+    return {name: _form(cls, each) for name, each in _fields_of(cls).items() if name not in (*leave_out, "place")}
 
 
 def _fields_of(cls: Any) -> dict[str, Field[Any]]:

@@ -25,7 +25,11 @@ class Mistakes:
     def add(self, path: KeyPath, what: str) -> None:
         """Notes what is wrong with the value at `path`."""
         self._sections.update(path[:1])
-        self.add_at(f"{self.place(path)} {dotted(path)}".strip(), what)
+        self.add_at(self.at(path), what)
+
+    def at(self, path: KeyPath) -> str:
+        """Returns where `path` was written, and what it is called."""
+        return f"{self.place(path)} {dotted(path)}".strip()
 
     def place(self, path: KeyPath) -> str:
         """Returns where `path`, or else the closest section around it, was written."""

@@ -65,9 +65,9 @@ def read(annotation: Any, value: Any, path: KeyPath, mistakes: Mistakes, hint: H
 def read_fields(cls: Any, value: Mapping[Any, Any], path: KeyPath, mistakes: Mistakes, hint: Hint) -> Any:
     """Returns an instance of the dataclass `cls`; a field with a mistake falls back on its default, if it has one."""
     annotations = annotations_of(cls)
-    known = {each.name for each in fields(cls)} - {"places"}
+    known = {each.name for each in fields(cls)} - {"places", "place"}
     factories = {each.name for each in fields(cls) if each.default_factory is not MISSING}
-    ready: dict[str, Any] = {}
+    ready: dict[str, Any] = {"place": mistakes.at(path)} if "place" in annotations else {}
     for key, item in value.items():
         if item is None and key in factories:
             continue  # `args:` with nothing below it
@@ -137,6 +137,8 @@ def could_be(annotation: Any, value: Any) -> bool:
         return all(could_be(arguments[0], item) for item in value)
     if (origin or annotation) in (list, tuple, Sequence):
         return isinstance(value, list | tuple)
+    if (origin or annotation) is Callable:
+        return False  # YAML has no functions
     return isinstance(value, Mapping) if (origin or annotation) in (dict, Mapping) else True
 
 
@@ -179,6 +181,8 @@ def describe(annotation: Any) -> str:
         return "a list"
     if (origin or annotation) in (dict, Mapping):
         return "a mapping"
+    if (origin or annotation) is Callable:
+        return "a function (which a config cannot write: make a component of your own that has it)"
     return _SCALARS.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 

@@ -24,6 +24,9 @@ class Component:
     args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments by name; what they are is said by the signature of `type`."""
 
+    place: str = field(default="", compare=False, repr=False, kw_only=True)
+    """Where it was written, for messages; not part of what the config says."""
+
 
 @dataclass(frozen=True)
 class LossTerm(Component):
@@ -171,7 +174,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return escaped(value)
     if hasattr(value, "__dataclass_fields__"):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.name != "place"}
     if isinstance(value, Mapping):
         return {key: _plain(child) for key, child in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
@@ -87,7 +88,13 @@ def _is_default(parameter: inspect.Parameter | None, value: Any) -> bool:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Returns the evaluated annotations of a signature; none where they cannot be evaluated."""
-    try:
-        return get_type_hints(getattr(target, "__init__", None) if isinstance(target, type) else target)
-    except Exception:  # annotations are code of others: names under TYPE_CHECKING, odd metaclasses
-        return {}
+    function = getattr(target, "__init__", None) if isinstance(target, type) else target
+    for names in (None, _ABSTRACT):  # the usual names under TYPE_CHECKING
+        try:
+            return get_type_hints(function, localns=names)
+        except Exception:  # annotations are code of others: further such names, odd metaclasses
+            continue
+    return {}
+
+
+_ABSTRACT = {name: getattr(collections.abc, name) for name in collections.abc.__all__}

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 from urllib.request import urlopen
@@ -30,9 +31,10 @@ def download(name: str, mirrors: Sequence[str], folder: Path, md5: str, max_byte
         max_bytes: A larger answer is refused.
 
     Raises:
-        DataError: No mirror gave the right file; names what each did, the file and the folder.
+        DataError: No mirror gave the right file; says what each did. No empty folder is left.
     """
     failures = []
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     for mirror in mirrors:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +54,11 @@ def download(name: str, mirrors: Sequence[str], folder: Path, md5: str, max_byte
             OSError,
             ValueError,
         ) as error:  # URLError is an OSError, a bad address a ValueError
-            failures.append(f"{mirror}: {error}")
-    raise DataError(f"{folder / name}: missing and cannot be downloaded ({'; '.join(failures)}); put the file there")
+            failures.append(f"{mirror}: {getattr(error, 'reason', error)}")
+    with suppress(OSError):
+        for each in made:
+            each.rmdir()
+    raise DataError(f"cannot be downloaded ({'; '.join(failures)})")
 
 
 def _fetch(address: str, file: IO[bytes], md5: str, max_bytes: int) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from src.data.download import download
 from src.utils.errors import DataError
-from src.utils.paths import project_path
+from src.utils.paths import project_path, shown_path
 
 MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 MNIST_MD5 = {
@@ -86,11 +86,14 @@ class IDX(Dataset[tuple[Tensor, Tensor]]):
 def _find_files(folder: Path, names: list[str], mirrors: Sequence[str]) -> list[Path]:
     found = {name: path for name in names for path in (folder / name, folder / f"{name}.gz") if path.is_file()}
     missing = [name for name in names if name not in found]
+    what = f"{shown_path(folder)}: no {', '.join(f'{name}[.gz]' for name in missing)}"
     if missing and not mirrors:
-        files = ", ".join(f"{name}[.gz]" for name in missing)
-        raise DataError(f"{folder}: no {files}; put the files there, or let them be fetched with download: true")
+        raise DataError(f"{what}; put the files there, or let them be fetched with download: true")
     for name in missing:
-        found[name] = download(f"{name}.gz", mirrors, folder, MNIST_MD5[name], max_bytes=1 << 26)
+        try:
+            found[name] = download(f"{name}.gz", mirrors, folder, MNIST_MD5[name], max_bytes=1 << 26)
+        except DataError as error:
+            raise DataError(f"{what}, and {name}.gz {error}; fetch the files elsewhere and put them there") from error
     return [found[name] for name in names]
 
 

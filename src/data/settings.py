@@ -95,7 +95,8 @@ class LoaderSettings:
     """Component that yields row numbers: `{type: WeightedRandomSampler, args: {weights: [...], num_samples: 100}}`."""
 
     batch_sampler: Any = None
-    """Component that yields lists of row numbers, instead of `batch_size`, `shuffle`, `sampler` and `drop_last`."""
+    """Component that yields lists of row numbers, instead of `batch_size`, `shuffle`, `sampler` and `drop_last`.
+    An argument `sampler` is filled in: it gives all rows in a new order each epoch."""
 
     collate_fn: str | None = None
     """Function that makes a batch of a list of samples, e.g. `text.collate` in `src/data/text.py`."""
@@ -104,7 +105,7 @@ class LoaderSettings:
     """Processes that read ahead; 0 reads in the training process."""
 
     pin_memory: bool | None = None
-    """Page-locked batches, so that copies to a GPU overlap with work. Default: on when the device is CUDA."""
+    """Page-locked batches, so that copies to a GPU overlap with work; nothing on the CPU. Default: on with CUDA."""
 
     timeout: Annotated[float, AtLeast(0)] = 300.0
     """Seconds to wait for a worker's batch before the run ends with an error; 0 waits for ever."""

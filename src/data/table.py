@@ -59,7 +59,7 @@ def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
     """
     where = shown_path(path)
     if not path.is_file():
-        raise DataError(f"{where}: no such file")
+        raise DataError(f"{where}: no such file; put it there, or name another as `file`")
     if path.stat().st_size == 0:
         raise DataError(f"{where}: is empty")
     try:

@@ -196,7 +196,7 @@ class EpochLines:
 
 
 def closing_summary(
-    run_path: Path, *, seconds: float, best: Mapping[str, float] | None = None, best_epoch: int | None = None
+    run_path: Path, *, seconds: float, best: Mapping[str, float] | None = None, best_at: str = ""
 ) -> str:
     """The last lines of a run: how long it took, what was best and where it is, and the next two commands.
 
@@ -204,13 +204,13 @@ def closing_summary(
         run_path: The run's folder.
         seconds: Time the run took.
         best: Monitored value by name, e.g. `{"val/loss": 0.12}`.
-        best_epoch: Epochs finished when it was measured.
+        best_at: When it was measured: `epoch 7` or `step 130`.
     """
     run = shlex.quote(shown_path(run_path))
     lines = [f"done in {duration(seconds)}"]
     if best:
         named = ", ".join(f"{name} {number(value)}" for name, value in best.items())
-        when = f" after epoch {best_epoch}" if best_epoch is not None else ""
+        when = f" after {best_at}" if best_at else ""
         lines.append(f"best:  {named}{when}, in {run}/checkpoints")
     else:
         lines.append(f"saved: {run}")

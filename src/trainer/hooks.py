@@ -76,7 +76,8 @@ class Console(Hook):
         if epoch is None:
             self.bar.set_postfix_str(bar_text(values), refresh=False)
         else:
-            log.info("%s", self.lines.line(values, trainer.progress.step, epoch, trainer.is_best))
+            whole = None if trainer.progress.batch else epoch
+            log.info("%s", self.lines.line(values, trainer.progress.step, whole, trainer.is_best))
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()

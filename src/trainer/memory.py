@@ -37,6 +37,11 @@ class Progress:
     evaluated_step: int = 0
     """Step of the newest evaluation."""
 
+    @property
+    def place(self) -> str:
+        """What people call this moment: `epoch 3` where one has just ended, else `step 130`."""
+        return f"step {self.step}" if self.batch else f"epoch {self.epoch}"
+
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
 

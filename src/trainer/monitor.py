@@ -24,11 +24,17 @@ class Monitor:
         self.min_delta = min_delta
         self.best: float | None = None
         self.best_epoch = 0
+        self.best_at = ""
         self.num_waited = 0
         self._reference: float | None = None
 
-    def update(self, values: Mapping[str, float], epoch: int) -> bool:
+    def update(self, values: Mapping[str, float], epoch: int, at: str = "") -> bool:
         """Take in one evaluation and return whether it is the best so far.
+
+        Args:
+            values: By name.
+            epoch: Epochs finished.
+            at: What people call this moment: `step 30`. Default: by the epoch.
 
         Raises:
             ConfigError: The watched value is not among `values`.
@@ -44,7 +50,7 @@ class Monitor:
             self.num_waited += 1
         is_best = self._improves(value, self.best, 0.0)
         if is_best:
-            self.best, self.best_epoch = value, epoch
+            self.best, self.best_epoch, self.best_at = value, epoch, at or f"epoch {epoch}"
         return is_best
 
     def _improves(self, value: float, reference: float | None, margin: float) -> bool:
@@ -63,6 +69,7 @@ class Monitor:
             "name": self.name,
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "best_at": self.best_at,
             "num_waited": self.num_waited,
             "reference": self._reference,
         }
@@ -71,6 +78,7 @@ class Monitor:
         """Continue; after a change of what is watched, start afresh."""
         if state["name"] == self.name:
             self.best, self.best_epoch = state["best"], state["best_epoch"]
+            self.best_at = state.get("best_at", f"epoch {self.best_epoch}")
             self.num_waited, self._reference = state["num_waited"], state["reference"]
 
 

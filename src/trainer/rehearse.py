@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +21,17 @@ from src.utils.seed import forked_rng
 NUM_ROWS = 2
 
 
-def rehearse(task: Task, model: nn.Module, loader: Loader, device: torch.device) -> None:
+def rehearse(
+    task: Task, model: nn.Module, loader: Loader, device: torch.device, arguments: Mapping[str, Any] | None = None
+) -> None:
     """Run the first rows of `loader` through model and loss, changing nothing.
+
+    Args:
+        task: Says what a batch means.
+        model: On `device`.
+        loader: Of the part to try.
+        device: Where to compute.
+        arguments: What the model was made with, by the key that a user would change: `model.args.in_features`.
 
     Raises:
         DataError: The data do not fit the model or the loss; names shapes.
@@ -29,19 +40,65 @@ def rehearse(task: Task, model: nn.Module, loader: Loader, device: torch.device)
     if hasattr(task, "update") and type(task).step is Task.step and not loader.part.name.startswith("val"):
         return  # it trains in a way of its own, which is not tried here: that would change the weights
     batch = to_device(loader.peek(NUM_ROWS), device)
-    with forked_rng(), evaluating(model), torch.no_grad():
+    with forked_rng(), evaluating(model), torch.no_grad(), _LastLayer(model) as last:
         try:
             output = task.step(model, batch)
         except (KeelError, MemoryError):
             raise
         except Exception as error:
-            raise DataError(f"{loader.part.name}: {_explain(model, batch, error)}") from error
-    _check_labels(task, loader.part, output)
+            raise DataError(f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}") from error
+    _check_labels(task, loader.part, output, arguments or {})
     if not torch.isfinite(output.loss):
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
 
 
-def _check_labels(task: Task, part: Part, output: StepOutput) -> None:
+class _LastLayer:
+    """Notes which layer of a model was begun last and not finished, and what it was given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.name = ""
+        self.layer: nn.Module | None = None
+        self.inputs: Any = ()
+        leaves = ((name, module) for name, module in model.named_modules() if not any(module.children()))
+        self._layers = {name: leaf for name, leaf in leaves if not isinstance(leaf, torch.jit.ScriptModule)}
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> _LastLayer:
+        for name, layer in self._layers.items():
+            self._hooks.append(layer.register_forward_pre_hook(partial(self._begin, name)))
+            self._hooks.append(layer.register_forward_hook(self._end))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, name: str, layer: nn.Module, inputs: Any) -> None:
+        self.name, self.layer, self.inputs = name, layer, inputs
+
+    def _end(self, *ignored: Any) -> None:
+        self.layer = None
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """How many features or channels the layer is made for, and how many it was given."""
+        wanted = getattr(self.layer, "in_features", getattr(self.layer, "in_channels", None))
+        given = next(iter(tensors_in(self.inputs)), None)
+        if self.layer is None or not isinstance(wanted, int) or given is None or given.dim() < 2:
+            return None
+        return wanted, given.shape[-1 if hasattr(self.layer, "in_features") else 1]
+
+
+def _change_of(arguments: Mapping[str, Any], value: int, needed: int) -> str:
+    """Return which key to change so that the model has `needed` of something instead of `value`."""
+    keys = [key for key, given in arguments.items() if given == value and type(given) is int]
+    if keys:
+        return f"; change {' or '.join(keys)} from {value} to {needed}"
+    numbers = [f"{key}={given}" for key, given in arguments.items() if type(given) is int]
+    return f"; it was made with {', '.join(numbers)}" if numbers else ""
+
+
+def _check_labels(task: Task, part: Part, output: StepOutput, arguments: Mapping[str, Any]) -> None:
     """Look at all labels on the host, where the dataset offers them: a GPU reports a wrong one as a crash."""
     criterion, targets = task.criterion, getattr(part.dataset, "targets", None)
     if targets is None or not isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
@@ -54,21 +111,23 @@ def _check_labels(task: Task, part: Part, output: StepOutput) -> None:
             raise DataError(
                 f"{part.name} row {int(part.row_ids()[first])}: label {int(labels[first])} is out of range: the model "
                 f"has {num_classes} outputs, so labels are 0 to {num_classes - 1} ({int(wrong.sum())} such rows)"
+                + (_change_of(arguments, num_classes, int(labels.max()) + 1) if labels.max() >= num_classes else "")
             )
 
 
-def _explain(model: nn.Module, batch: Any, error: Exception) -> str:
+def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, arguments: Mapping[str, Any]) -> str:
     shapes = ", ".join(
         f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors_in(batch)
     )
     name = type(model).__name__
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    wants = next((f"; its first layer takes {size} features" for size in _in_features(model)), "")
-    return f"the model {name} fails on a batch of {shapes or type(batch).__name__}: {reason}{wants}"
-
-
-def _in_features(model: nn.Module) -> list[int]:
-    return [module.in_features for module in model.modules() if isinstance(module, nn.Linear)]
+    failed = f"the model {name} fails on a batch of {shapes or type(batch).__name__}: "
+    if last.sizes is None or last.sizes[0] == last.sizes[1]:
+        return failed + reason
+    wanted, given = last.sizes
+    of_what = "features" if hasattr(last.layer, "in_features") else "channels"
+    layer = f"{last.name or name} ({type(last.layer).__name__})"
+    return f"{failed}{layer} takes {wanted} {of_what} and gets {given}{_change_of(arguments, wanted, given)}"
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -15,6 +15,9 @@ from src.trainer.settings import TrainerSettings
 PER_STEP = ("OneCycleLR", "CyclicLR")
 """Schedules that torch documents as stepped after every batch; all others default to epochs."""
 
+MADE_FOR_A_LENGTH = ("OneCycleLR", "CosineAnnealingLR", "PolynomialLR", "LinearLR")
+"""Schedules that the run tells its own length where the config does not."""
+
 
 class Schedule:
     """Steps one torch scheduler at the right moments, after a linear warm-up of `warmup_steps` steps.
@@ -109,6 +112,33 @@ class Schedule:
             self.scheduler._last_lr = list(self._full_rates)
             self._set(self._full_rates)
             self._warm()
+
+
+def run_length(
+    name: str, args: Mapping[str, Any], every: str | None, steps_per_epoch: float, total_steps: float
+) -> dict[str, int]:
+    """Return the arguments that make a schedule as long as the run; none where nobody knows how long that is.
+
+    torch's `total_iters` defaults to 5. That suits a LinearLR that rises; one that falls, and a PolynomialLR, would be
+    at their end rate for nearly the whole run.
+
+    Args:
+        name: Last word of the scheduler's type.
+        args: What the config gives it.
+        every: When it moves on; None is the usual for its type.
+        steps_per_epoch: May be infinite.
+        total_steps: Of the run; may be infinite.
+    """
+    if not math.isfinite(total_steps):
+        return {}
+    length = {"total_steps": int(total_steps)}
+    moves = total_steps if every == "step" or name in PER_STEP else math.ceil(total_steps / steps_per_epoch)
+    if moves:
+        length["T_max"] = int(moves)
+        falls = float(args.get("end_factor", 1.0)) < float(args.get("start_factor", 1 / 3))
+        if name == "PolynomialLR" or (name == "LinearLR" and falls):
+            length["total_iters"] = int(moves)
+    return length
 
 
 LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")

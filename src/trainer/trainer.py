@@ -225,7 +225,7 @@ class Trainer:
 
     def _judge(self, values: dict[str, float]) -> None:
         self.values, self.progress.evaluated_step = values, self.progress.step
-        self.is_best = self.monitor.update(values, self.progress.epoch)
+        self.is_best = self.monitor.update(values, self.progress.epoch, self.progress.place)
         for schedule in self.schedules.values():
             schedule.after_evaluation(values)
         self.tell("on_evaluation_end", values)
