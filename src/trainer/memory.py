@@ -36,6 +36,8 @@ class Progress:
     """Rows trained on, repeats counted."""
     evaluated_step: int = 0
     """Step of the newest evaluation."""
+    micro_batches: int = 1
+    """Pieces that each batch is computed in, since memory ran out."""
 
     @property
     def place(self) -> str:

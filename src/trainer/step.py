@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.trainer.evaluate import autocast
+from src.trainer.memory import Progress
+from src.trainer.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 
 Weight = float | Tensor
+Mark = Callable[[str], None]
 
 
 class Step:
@@ -28,6 +31,7 @@ class Step:
         settings: Of the trainer.
         device: Where batches go.
         take: Called with the output and the batch on the device, before the weights change.
+        progress: Says in how many micro-batches a batch is computed, and is told when memory asks for more.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Step:
         settings: TrainerSettings,
         device: torch.device,
         take: Callable[[StepOutput, Any], None],
+        progress: Progress | None = None,
     ) -> None:
         self.task, self.forward, self.device, self.take = task, forward, device, take
         self.optimizers = optimizers
@@ -51,50 +56,108 @@ class Step:
         if hasattr(task, "update"):
             check_own_update(settings)
         is_plain = settings.accumulate_steps == 1 and settings.amp_dtype is None
-        own = self._update_plainly if is_plain else self._update
-        self.make: Callable[[Sequence[Any]], None] = self._update_by_task if hasattr(task, "update") else own
+        self._progress = progress or Progress()
+        self._micro_batches = MicroBatches(self._progress, forward)
+        self._watched = self._update_by_task if hasattr(task, "update") else self._update
+        self._make = self._update_plainly if is_plain and not hasattr(task, "update") else self._watched
+        self._mark: Mark = _pass_over
+        self.make: Callable[[Sequence[Any]], None] = self._make
         """Make one update from the micro-batches given."""
+
+    def watch(self, mark: Mark | None) -> None:
+        """Call `mark` with the name of each part of an update when it is done; None stops that. No bit changes."""
+        self.make, self._mark = (self._make, _pass_over) if mark is None else (self._watched, mark)
 
     def _update_plainly(self, batches: Sequence[Any]) -> None:
         """Do what `_update` does, where one batch makes a step and nothing is scaled: half the cost of a tiny step."""
+        if self._progress.micro_batches > 1:
+            self._update(batches)
+            return
+        num_taken = 0
         drop_gradients(self.optimizers)
-        batch = to_device(batches[0], self.device)
-        output = self.task.step(self.forward, batch)
-        self.take(output, batch)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        if self.max_grad_norm is not None:
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        try:
+            batch = to_device(batches[0], self.device)
+            output = self.task.step(self.forward, batch)
+            self.take(output, batch)
+            num_taken = 1
+            output.loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._micro_batches.num_taken = num_taken
+            self._micro_batches.halve(batches, error)
+            batch = output = None  # they hold what ran out
+        else:
+            if self.max_grad_norm is not None:
+                self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            return
+        self._update(batches)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
-        drop_gradients(self.optimizers)
-        weights: list[Weight] = []
-        for host_batch in batches:
-            batch = to_device(host_batch, self.device)
-            with self.amp():
-                output = self.task.step(self.forward, batch)
-            self.take(output, batch)
-            weights.append(output.weight)
-            loss = output.loss if len(batches) == 1 else output.loss * share(weights, len(batches))
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        weights = self._fitting_gradients(batches)
         for optimizer in self.optimizers.values():
             self.scaler.unscale_(optimizer)
-        if len(batches) > 1:
+        if len(weights) > 1:
             correct_shares(self._parameters, weights)
         if self.max_grad_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         for optimizer in self.optimizers.values():
             self.scaler.step(optimizer)
         self.scaler.update()
+        self._mark("optimizer")
+
+    def _fitting_gradients(self, batches: Sequence[Any]) -> list[Weight]:
+        """Make the gradients of a step in pieces that fit into memory, and return the weights of the pieces."""
+        while True:
+            try:
+                weights = self._gradients(self._micro_batches.cut(batches))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._micro_batches.halve(batches, error)
+            else:
+                self._micro_batches.num_taken = 0
+                return weights
+            free_cached_memory(self.device)  # here nothing refers to the attempt any more
+
+    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> list[Weight]:
+        drop_gradients(self.optimizers)
+        weights: list[Weight] = []
+        for place, host_batch in pieces:
+            batch = to_device(host_batch, self.device)
+            self._mark("copy")
+            with self.amp():
+                output = self.task.step(self.forward, batch)
+            self._mark("forward")
+            if place >= self._micro_batches.num_taken:
+                self.take(output, batch)
+                self._micro_batches.num_taken = place + 1
+            self._mark("metrics")
+            weights.append(output.weight)
+            loss = output.loss if len(pieces) == 1 else output.loss * share(weights, len(pieces))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._mark("backward")
+        return weights
 
     def _update_by_task(self, batches: Sequence[Any]) -> None:
         for host_batch in batches:
             batch = to_device(host_batch, self.device)
-            with self.amp():
-                output = self.task.update(self.forward, batch, self._named)  # type: ignore[attr-defined]
+            self._mark("copy")
+            try:
+                with self.amp():
+                    output = self.task.update(self.forward, batch, self._named)  # type: ignore[attr-defined]
+            except torch.OutOfMemoryError as error:
+                self._micro_batches.refuse(error)
+            self._mark("update")
             self.take(output, batch)
+            self._mark("metrics")
+
+
+def _pass_over(part: str) -> None:
+    """Mark nothing."""
 
 
 def check_own_update(settings: TrainerSettings) -> None:

@@ -124,6 +124,8 @@ class Task:
             )
         try:
             return self.criterion(outputs, targets), {}
+        except torch.OutOfMemoryError:
+            raise
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
             raise DataError(explain_loss_error(self.criterion, outputs, targets, error)) from error
 

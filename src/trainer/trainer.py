@@ -85,15 +85,15 @@ class Trainer:
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
         self.saver, self.journal = Saver(checkpoints, settings.keep), Journal(self)
 
+        self.progress = Progress()
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
-        self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take)
+        self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take, self.progress)
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         self.meters = Meters(metrics or MetricSet({}), self.device)
         self.val_meters = Meters(copy.deepcopy(self.meters.metrics), self.device)
         watched = settings.monitor or default_monitor(self.val_loaders)
         self.monitor = Monitor(watched, settings.patience, settings.min_delta)
-        self.progress = Progress()
         self.values: dict[str, float] = {}
         """What the last epoch or evaluation found."""
         self.is_best = False

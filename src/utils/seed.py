@@ -26,8 +26,8 @@ def seed_everything(seed: int) -> None:
 def mix_seed(*parts: int) -> int:
     """Return one 32-bit seed made of several numbers, such that neighbours give unrelated streams.
 
-    It is the first word of `numpy.random.SeedSequence(parts)`, in plain Python for up to four numbers of 32 bits:
-    It is made in every epoch, and NumPy would need errstate and arrays for it: 5 % of an epoch of one step.
+    It is the first word of `numpy.random.SeedSequence(parts)`, in plain Python for up to four numbers of 32 bits: one
+    is made in every epoch, and NumPy needs arrays and contexts for it, which cost an epoch of one step 5 %.
     """
     if len(parts) > len(_POOL) or not all(0 <= part <= _MASK for part in parts):
         return int(np.random.SeedSequence(parts).generate_state(1)[0])
