@@ -175,19 +175,23 @@ def class_counts(outputs: Tensor, targets: Tensor, ignore_index: int | None = No
     return counts
 
 
-class ClassCounts:
-    """Keeps the sum of `class_counts` [3, K]."""
+class Counts:
+    """Keeps the sum of what a function counts in each batch.
 
-    def __init__(self, ignore_index: int | None = None) -> None:
-        self._ignore_index = ignore_index
-        self.key: Hashable = (ClassCounts, ignore_index)
+    Args:
+        count: `f(outputs, targets)`, whole numbers in a tensor whose shape stays; or a `functools.partial` of one.
+    """
+
+    def __init__(self, count: Callable[..., Tensor]) -> None:
+        self._count = count
+        self.key: Hashable = (getattr(count, "func", count), *getattr(count, "keywords", {}).items())
         self.reset()
 
     def reset(self) -> None:
         self._counts: Tensor | None = None
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        counts = class_counts(outputs, targets, self._ignore_index)
+        counts = self._count(outputs, targets)
         self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
 
     def value(self) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from src.model.accumulate import (
-    ClassCounts,
+    Counts,
     Derived,
     KeptRows,
     MeanMetric,
@@ -28,11 +28,14 @@ from src.model.accumulate import (
     class_counts,
     exact,
 )
+from src.model.figures import Figure, confusion_matrix, pr_curve
 from src.model.loss import mae, mse
 from src.model.object_metric import ObjectMetric
 from src.model.sklearn_metric import sklearn_value
 
-__all__ = ["accuracy", "f1", "mae", "mse", "precision", "r2", "recall", "top_k_accuracy"]
+__all__ = [
+    "accuracy", "confusion_matrix", "f1", "mae", "mse", "pr_curve", "precision", "r2", "recall", "top_k_accuracy",
+]  # fmt: skip
 
 Average = Literal["macro", "weighted", "none"]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -130,21 +133,27 @@ def _r2(residuals: Tensor) -> Tensor:
     return torch.where(distance > 0, score, (error == 0).to(score.dtype)).mean()
 
 
+def _class_counts(ignore_index: int | None) -> Counts:
+    return Counts(partial(class_counts, ignore_index=ignore_index))
+
+
 def _counted(finish: Callable[..., Tensor]) -> Callable[..., Metric]:
     def build(ignore_index: int | None = None, average: Average = "macro") -> Metric:
         if average not in ("macro", "weighted", "none"):
             raise ValueError(f"average must be macro, weighted or none, received {average!r}")
-        return Derived(ClassCounts(ignore_index), partial(finish, average=average))
+        return Derived(_class_counts(ignore_index), partial(finish, average=average))
 
     return build
 
 
 _EXACT: dict[Callable[..., Any], Callable[..., Metric]] = {
-    accuracy: lambda ignore_index=None: Derived(ClassCounts(ignore_index), _accuracy),
+    accuracy: lambda ignore_index=None: Derived(_class_counts(ignore_index), _accuracy),
     precision: _counted(_precision),
     recall: _counted(_recall),
     f1: _counted(_f1),
     r2: lambda: Derived(Residuals(), _r2),
+    confusion_matrix: lambda ignore_index=None: Figure(confusion_matrix, ignore_index=ignore_index),
+    pr_curve: lambda: Figure(pr_curve),
 }
 
 
@@ -226,6 +235,14 @@ class MetricSet:
             value = metric.compute()
             values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         return values
+
+    def figures(self) -> dict[str, Figure]:
+        """Metrics that are looked at, by name."""
+        return {name: metric for name, metric in self._metrics.items() if isinstance(metric, Figure)}
+
+    def numbers(self) -> MetricSet:
+        """The others, as a set of their own."""
+        return MetricSet({name: metric for name, metric in self._metrics.items() if not isinstance(metric, Figure)})
 
     def reset(self) -> None:
         for metric in self._updated.values():
