@@ -27,11 +27,11 @@ from src.model.lenet import LeNet
 from src.model.metric import MetricSet
 from src.model.mlp import MLP
 from src.trainer.evaluate import evaluate
-from src.trainer.hooks import standard_hooks
 from src.trainer.meters import Meters
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
+from src.trainer.views import standard_hooks
 
 MEAN, STD = 0.1307, 0.3081
 Batches = Callable[[int], Iterable[Any]]

@@ -25,10 +25,11 @@ from src.data.split import fit_parts, parts_state
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
 from src.trainer.groups import check_groups, freeze, parameter_groups
-from src.trainer.hooks import Hook, standard_hooks
+from src.trainer.hooks import Hook
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, count_steps, run_length
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
+from src.trainer.views import standard_hooks
 from src.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)

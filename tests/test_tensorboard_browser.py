@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -51,6 +52,14 @@ const walk = (node) => {
 };
 walk(document.body);
 return found;
+"""
+OPEN_GROUP = """
+const walk = (node) => {
+  if (node.nodeName === 'BUTTON' && node.textContent.includes(arguments[0])) node.click();
+  if (node.shadowRoot) walk(node.shadowRoot);
+  node.childNodes.forEach(walk);
+};
+walk(document.body);
 """
 
 
@@ -164,10 +173,15 @@ def show(browser: Any, address: str, tab: str, *words: str) -> str:
 
     text = wait_for(text_with_words)
     time.sleep(1.5)  # charts are drawn a moment after their titles
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    browser.save_screenshot(str(SCREENSHOTS / f"{tab}.png"))
+    keep(browser, tab)
     assert text, f"{tab} lacks some of {words}: {browser.execute_script(ALL_TEXT)[:2000]}"
     return str(text)
+
+
+def keep(browser: Any, name: str) -> None:
+    """Keep a screenshot for people to look at."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
 
 
 def test_scalars_shows_train_and_val_of_each_metric_in_one_chart(browser: Any, address: str) -> None:
@@ -216,3 +230,42 @@ def test_a_running_tensorboard_sees_no_point_twice_when_a_run_is_resumed(tmp_pat
         logger.close()
         assert wait_for(lambda: len(steps()) >= 6)
         assert steps() == [20, 40, 60, 80, 100, 120]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    save_dir = tmp_path_factory.mktemp("trained")
+    asked = ["metrics=[accuracy, confusion_matrix, pr_curve]", "trainer.epochs=3", "lr_scheduler.warmup_steps=20"]
+    hooks = "hooks=[views.Graph, {type: views.Embedding, args: {module: classifier.3, num_rows: 100}}]"
+    command = [sys.executable, "train.py", "-c", "configs/digits.yaml", *asked, hooks, f"trainer.save_dir={save_dir}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with tensorboard(save_dir) as address:
+        yield address
+
+
+def test_images_shows_the_inputs_the_predictions_and_the_confusion_matrix(browser: Any, trained: str) -> None:
+    browser.set_window_size(1500, 1500)
+    show(browser, trained, "images", "confusion_matrix", "inputs", "predictions", "events/val")
+    browser.execute_script(OPEN_GROUP, "predictions")  # only two groups are open at first
+    assert wait_for(lambda: len(browser.execute_script(PICTURES)) >= 3)
+    keep(browser, "predictions")
+    browser.set_window_size(1500, 1100)
+
+
+def test_pr_curves_shows_a_curve_for_each_class(browser: Any, trained: str) -> None:
+    show(browser, trained, "pr_curves", "pr_curve/0", "pr_curve/9", "events/val")
+
+
+def test_graphs_shows_the_model(browser: Any, trained: str) -> None:
+    show(browser, trained, "graphs", "LeNet")
+
+
+def test_projector_shows_the_embedding_with_its_labels(browser: Any, trained: str) -> None:
+    (run,) = wait_for(lambda: get(f"{trained}/data/plugin/projector/runs"))
+    (embedding,) = get(f"{trained}/data/plugin/projector/info?run={quote(run)}")["embeddings"]
+    assert (embedding["tensorName"], embedding["tensorShape"]) == ("val_classifier.3", [100, 84])
+    assert embedding["metadataPath"] == "projector/val_classifier.3.labels.tsv"
+    browser.get(f"{trained}/#projector")
+    browser.refresh()
+    time.sleep(5)  # its page is in a frame of its own, and draws on a canvas
+    keep(browser, "projector")

@@ -24,12 +24,13 @@ from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.logger import Logger
 from src.logger.run_dir import RunDir, check_run_name, write_file
 from src.logger.settings import LoggerSettings
-from src.trainer.hooks import Hook, standard_hooks
+from src.trainer.hooks import Hook
 from src.trainer.rehearse import rehearse
 from src.trainer.resume import open_checkpoint
 from src.trainer.schedule import Schedule
 from src.trainer.settings import TrainerSettings
 from src.trainer.trainer import Trainer
+from src.trainer.views import standard_hooks
 
 log = logging.getLogger("src")
 

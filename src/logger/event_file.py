@@ -34,6 +34,10 @@ class EventFile:
         """Append a `Summary`, all its values in one event: about 10 microseconds for a few numbers."""
         self._records.write(self._event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
 
+    def write_graph(self, definition: bytes) -> None:
+        """Append the operations of a model."""
+        self._records.write(self._event(wall_time=time.time(), graph_def=definition).SerializeToString())
+
     def flush(self) -> None:
         """Let readers see what was written."""
         self._records.flush()

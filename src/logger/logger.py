@@ -86,6 +86,23 @@ class Logger:
         """Log the distribution of numbers of any shape."""
         self._tell("histogram", tag, _array("histogram", tag, values), step)
 
+    def pr_curves(self, tag: str, counts: np.ndarray[Any, Any], names: Sequence[str], step: int) -> None:
+        """Log precision-recall curves: rows that score at least each of T thresholds from 0 to 1, [K, 2, T].
+
+        Args:
+            counts: For each class true positives, then false positives; whole numbers.
+            names: Of the K curves.
+        """
+        self._tell("pr_curves", tag, _array("pr_curves", tag, counts), list(names), step)
+
+    def graph(self, definition: bytes) -> None:
+        """Log the operations of a model, a serialized `GraphDef`."""
+        self._tell("graph", definition)
+
+    def embedding(self, tag: str, vectors: np.ndarray[Any, Any], labels: Sequence[str] = ()) -> None:
+        """Log vectors [N, D] with a label for each; a later call with the same tag replaces them."""
+        self._tell("embedding", tag, _array("embedding", tag, vectors), list(labels))
+
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Log the run's settings, a nested mapping or dotted names to values, so that runs can be compared by them."""
         self._tell("hparams", dict(_flat(masked(values))))

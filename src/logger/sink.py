@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ class Sink:
 
     def histogram(self, tag: str, values: np.ndarray[Any, Any], step: int) -> None:
         """Take numbers of any shape, to be shown as a distribution."""
+
+    def pr_curves(self, tag: str, counts: np.ndarray[Any, Any], names: Sequence[str], step: int) -> None:
+        """Take, for K classes and T thresholds from 0 to 1, true and false positives [K, 2, T], whole numbers."""
+
+    def graph(self, definition: bytes) -> None:
+        """Take the operations of a model, a serialized `GraphDef`."""
+
+    def embedding(self, tag: str, vectors: np.ndarray[Any, Any], labels: Sequence[str]) -> None:
+        """Take vectors [N, D] and a label for each; there may be no labels. A later call with this tag replaces it."""
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Take the run's settings: dotted name to bool, number or text."""

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class TensorBoard(Sink):
         self._folder = folder
         self._files: dict[str, EventFile] = {}
         self._charts: list[str] = []
+        self._embeddings: dict[str, str] = {}
         self._flushed_at = -math.inf
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
@@ -114,6 +116,47 @@ class TensorBoard(Sink):
             ),
         )  # fmt: skip
         self._file(part).write(summary, step)
+
+    def pr_curves(self, tag: str, counts: np.ndarray[Any, Any], names: Sequence[str], step: int) -> None:
+        """Write a curve for each class, for the tab PR Curves."""
+        from tensorboard.plugins.pr_curve.metadata import create_summary_metadata  # type: ignore[import-untyped]
+
+        part, tag = part_and_tag(tag)
+        summary = self._proto.Summary()
+        for name, (hits, misses) in zip(names, counts.astype(np.float64), strict=True):
+            precision, recall = hits / np.maximum(hits + misses, 1), hits / max(hits[0], 1)
+            rows = np.stack([hits, misses, misses[0] - misses, hits[0] - hits, precision, recall])
+            summary.value.add(
+                tag=f"{tag}/{name}",
+                metadata=create_summary_metadata(f"{tag}/{name}", "", rows.shape[1]),
+                tensor=self._tensor(
+                    dtype=1,  # float32
+                    tensor_shape={"dim": [{"size": size} for size in rows.shape]},
+                    tensor_content=rows.astype(np.float32).tobytes(),
+                ),
+            )
+        self._file(part).write(summary, step)
+        self.flush()
+
+    def graph(self, definition: bytes) -> None:
+        """Write the operations of the model for the tab Graphs."""
+        self._file("train").write_graph(definition)
+        self.flush()
+
+    def embedding(self, tag: str, vectors: np.ndarray[Any, Any], labels: Sequence[str]) -> None:
+        """Write what the tab Projector reads: vectors, labels, and where they are."""
+        folder = self._folder / "projector"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^\w.-]", "_", tag)
+        lines = ("\t".join(f"{number:.6g}" for number in vector) for vector in vectors)
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._embeddings[tag] = f'embeddings {{\n  tensor_name: "{name}"\n  tensor_path: "projector/{name}.tsv"\n'
+        if labels:
+            listed = (re.sub(r"\s+", " ", label) or "-" for label in labels)
+            (folder / f"{name}.labels.tsv").write_text("\n".join(listed) + "\n", encoding="utf-8")
+            self._embeddings[tag] += f'  metadata_path: "projector/{name}.labels.tsv"\n'
+        config = "}\n".join(self._embeddings.values()) + "}\n"
+        (self._folder / "projector_config.pbtxt").write_text(config, encoding="utf-8")
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Write the settings for the tab HParams; TensorBoard finds the numbers of the run's parts by itself."""

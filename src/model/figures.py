@@ -73,7 +73,6 @@ class Figure(Derived):
     def compute(self) -> dict[str, float]:
         return {}
 
-    def counts(self) -> Tensor | None:
-        """What was counted since the reset, on the CPU; None when there was nothing."""
-        kept: Tensor | None = self.source.value()
-        return None if kept is None else kept.cpu()  # device sync
+    def counted(self) -> tuple[str, Tensor]:
+        """The name of the function, and what it counted since the reset, on the CPU."""
+        return self.kind, self.source.value().cpu()  # device sync

@@ -236,9 +236,9 @@ class MetricSet:
             values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         return values
 
-    def figures(self) -> dict[str, Figure]:
-        """Metrics that are looked at, by name."""
-        return {name: metric for name, metric in self._metrics.items() if isinstance(metric, Figure)}
+    def figures(self) -> dict[str, tuple[str, Tensor]]:
+        """Of metrics that are looked at, by name: what kind they are, and their counts on the CPU."""
+        return {name: metric.counted() for name, metric in self._metrics.items() if isinstance(metric, Figure)}
 
     def numbers(self) -> MetricSet:
         """The others, as a set of their own."""

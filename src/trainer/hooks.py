@@ -9,13 +9,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from src.logger.console import EpochLines, bar_text, progress_bar
-from src.logger.settings import LoggerSettings
 from src.trainer.schedule import count_steps
 
 if TYPE_CHECKING:
@@ -81,50 +77,3 @@ class Console(Hook):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()
-
-
-class InputImages(Hook):
-    """Shows the first training inputs once, as the model gets them, when they look like images."""
-
-    def __init__(self, num_images: int) -> None:
-        self.num_images = num_images
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        if trainer.progress.step > 0:
-            return
-        args, _, _ = trainer.task.open(trainer.train_loader.peek(self.num_images))
-        images = args[0] if args else None
-        if isinstance(images, Tensor) and images.dim() == 4 and images.shape[1] in (1, 3):
-            trainer.logger.images("train/inputs", images.float().numpy(), step=0)
-
-
-class Histograms(Hook):
-    """Writes histograms of weights and of their gradients' last values.
-
-    Args:
-        every_epochs: How often.
-    """
-
-    def __init__(self, every_epochs: int) -> None:
-        self.every_epochs = every_epochs
-
-    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        if trainer.progress.epoch % self.every_epochs == 0:
-            for name, parameter in trainer.model.named_parameters():
-                self._write(trainer, f"weights/{name}", parameter.detach())
-                if parameter.grad is not None:
-                    self._write(trainer, f"gradients/{name}", parameter.grad)
-
-    def _write(self, trainer: Trainer, tag: str, values: Tensor) -> None:
-        array: np.ndarray[Any, Any] = values.float().cpu().numpy()  # device sync
-        trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.step)
-
-
-def standard_hooks(settings: LoggerSettings) -> list[Hook]:
-    """Return the hooks that the section `logger` asks for."""
-    hooks: list[Hook] = [Console(settings.bar)]
-    if settings.tensorboard and settings.num_images:
-        hooks.append(InputImages(settings.num_images))
-    if settings.tensorboard and settings.histograms_every_epochs:
-        hooks.append(Histograms(settings.histograms_every_epochs))
-    return hooks

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.loader import Loader
@@ -90,12 +90,15 @@ class Trainer:
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
         self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take, self.progress)
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
-        self.meters = Meters(metrics or MetricSet({}), self.device)
-        self.val_meters = Meters(copy.deepcopy(self.meters.metrics), self.device)
+        metrics = metrics or MetricSet({})
+        self.val_meters = Meters(copy.deepcopy(metrics), self.device)
+        self.meters = Meters(metrics.numbers(), self.device)
         watched = settings.monitor or default_monitor(self.val_loaders)
         self.monitor = Monitor(watched, settings.patience, settings.min_delta)
         self.values: dict[str, float] = {}
         """What the last epoch or evaluation found."""
+        self.figures: dict[str, tuple[str, Tensor]] = {}
+        """What the last evaluation counted to be drawn: `part/metric` to its kind and counts."""
         self.is_best = False
         """Whether the evaluation just made is the best so far."""
         self.signal: int | None = None
@@ -221,6 +224,7 @@ class Trainer:
                     self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked
                 )
                 values |= {f"{name}/{key}": value for key, value in result.items()}
+                self.figures |= {f"{name}/{key}": seen for key, seen in self.val_meters.metrics.figures().items()}
         return values
 
     def _judge(self, values: dict[str, float]) -> None:
