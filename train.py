@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,20 @@ def main(argv: Sequence[str]) -> int:
     if answered is not None:
         print(answered)
         return 0
-    config, run_dir, state = open_run(arguments)
+    config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments)
     if arguments.check:
         from src.check import check
 
         print(*check(config), sep="\n")
         return 0
+    command = [Path(sys.argv[0]).name, *argv]
+    if arguments.folds:
+        from src.folds import train_folds
+
+        return train_folds(config, arguments, command)
     from src.training import train
 
-    return train(config, run_dir, state, [Path(sys.argv[0]).name, *argv], arguments.allowed)
+    return train(config, run_dir, state, command, arguments.allowed)
 
 
 def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] | None]:

@@ -125,6 +125,7 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     finally:
         logger.close()
         write_status(run.path, code, trainer.saver.saved_step)
+        run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s

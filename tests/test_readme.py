@@ -1,4 +1,4 @@
-"""README and docs/config.md, done to the letter in a copy of the project.
+"""README, docs/config.md and docs/data.md, done to the letter in a copy of the project.
 
 How a fence is read:
 - ```bash           each line is run; `fails=2` says with which exit code
@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
 FENCE = re.compile(r"^```(\w+)?[ ]?(.*?)\n(.*?)^```$", re.S | re.M)
 RUN_ID = re.compile(r"\b\d{4}_\d{6}\b")
-PAGES = ("README.md", "docs/config.md")
+PAGES = ("README.md", "docs/config.md", "docs/data.md")
 
 
 def blocks(page: str) -> list[Block]:

@@ -29,6 +29,8 @@ class Arguments:
     print_config: bool = False
     list_kind: str | None = None
     explain: str | None = None
+    folds: int = 0
+    """How many folds to train; 0 trains one run."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,6 +73,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("-c", "--config", metavar="FILE", help="the experiment, e.g. configs/digits.yaml")
     parser.add_argument("-r", "--resume", metavar="RUN", help="go on with a run directory, a checkpoint, or `auto`")
     parser.add_argument("--lr", "--learning-rate", dest="lr", metavar="X", help="learning rate (optimizer.args.lr)")
+    parser.add_argument("--folds", type=_number_of_folds, default=0, metavar="K", help="hold out each of K folds once")
     add_common_options(parser)
     _add_questions(parser)
     options = parser.parse_intermixed_args(argv)
@@ -80,11 +83,15 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
+    if options.folds and options.config is None:
+        parser.error("--folds needs -c CONFIG")
     config = None if options.config is None else find_config(options.config)
+    first_fold = (f"data.split.folds={options.folds}", "data.split.fold=1") if options.folds else ()
     return Arguments(
         config,
         options.resume,
-        collect_overrides(options),
+        (*collect_overrides(options), *first_fold),
+        folds=options.folds,
         trusted=tuple(options.trust),
         allowed=tuple(options.allow_change),
         check=options.check,
@@ -92,6 +99,12 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
         list_kind=options.list_kind,
         explain=options.explain,
     )
+
+
+def _number_of_folds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"a number of 2 or more is needed, found {text!r}")
+    return int(text)
 
 
 def _add_questions(parser: Parser) -> None:

@@ -1,0 +1,231 @@
+"""`--folds K`: K runs that each hold out another part of the rows, and what they say together about all of them.
+
+saved/NAME/folds-5_1121_072233/fold-1 ... fold-5      each a run like any other
+                               predictions.csv        every row once, as the run that had held it out sees it
+                               summary.json           mean, spread and pooled value of every metric
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from src.config.changes import check_changes
+from src.config.command_line import Arguments
+from src.config.settings import Config
+from src.data.part import Part
+from src.logger.console import setup_console
+from src.logger.run_dir import check_run_name, write_file
+from src.model.metric import MetricSet
+from src.saved_run import SavedRun
+from src.trainer.evaluate import evaluate
+from src.trainer.meters import Meters
+from src.trainer.predictions import Decode, Kind, output_kind, prediction_columns, row_names, write_tables
+from src.trainer.report import KeptMeters
+from src.trainer.resume import open_checkpoint
+from src.trainer.task import StepOutput
+from src.training import train
+from src.utils.errors import CheckpointError, DataError
+from src.utils.paths import project_path, shown_path
+
+log = logging.getLogger(__name__)
+
+
+def train_folds(config: Config, arguments: Arguments, command: Sequence[str]) -> int:
+    """Train all folds that are not done yet, pool them, and return the exit code.
+
+    Args:
+        config: Of the first fold; the others differ in `data.split.fold` alone.
+        arguments: With `folds`. `resume` is a folder of folds, `auto` the newest one.
+        command: The command line, for the record.
+    """
+    split = config.data.split
+    assert split is not None  # `--folds` sets data.split.folds
+    saved = project_path(config.trainer.save_dir) / config.name
+    folder = _folder_to_resume(saved, arguments) or _new_folder(saved, split.folds)
+    for fold in range(1, split.folds + 1):
+        own = replace(config, data=replace(config.data, split=replace(split, fold=fold)))
+        path = folder / f"fold-{fold}"
+        if _is_done(path):
+            check_changes(open_checkpoint(path)[1]["config"], own, arguments.allowed, shown_path(path))
+            continue
+        state = None
+        if (path / "checkpoints").is_dir() and any((path / "checkpoints").glob("step-*.json")):
+            state = open_checkpoint(path)[1]
+        else:
+            shutil.rmtree(path, ignore_errors=True)  # it was killed before it had saved anything
+            path.mkdir(parents=True)
+        try:
+            code = train(own, path, state, command, arguments.allowed)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what could not begin leaves no folder behind
+                path.rmdir()
+                folder.rmdir()
+                saved.rmdir()
+            raise
+        if code:
+            log.warning("fold %d of %d was stopped; go on with: --folds %d -r auto", fold, split.folds, split.folds)
+            return code
+    setup_console()  # what follows is not for the log of the last fold
+    print(pool(folder, split.folds, arguments.trusted))
+    return 0
+
+
+def _new_folder(saved: Path, num_folds: int) -> Path:
+    check_run_name(saved.name)
+    start = f"folds-{num_folds}_{time.strftime('%m%d_%H%M%S')}"
+    names = (start if number == 1 else f"{start}-{number}" for number in range(1, 10_000))
+    return next(saved / name for name in names if not (saved / name).exists())
+
+
+def _folder_to_resume(saved: Path, arguments: Arguments) -> Path | None:
+    """Return the folder that `-r` means; None when there is nothing to go on with."""
+    if arguments.resume is None:
+        return None
+    if arguments.resume != "auto":
+        folder = Path(arguments.resume)
+        if not (folder / "fold-1").is_dir():
+            raise CheckpointError(f"{folder}: no folder of folds; it has no fold-1. Give saved/NAME/folds-..., or auto")
+        return folder
+    begun = saved.glob(f"folds-{arguments.folds}_*/fold-1")
+    return max((path.parent for path in begun), key=lambda path: (path / "fold-1").stat().st_ctime_ns, default=None)
+
+
+def _is_done(run: Path) -> bool:
+    try:
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(status.get("code") == 0)
+
+
+class FoldMeters(KeptMeters):
+    """Meters of one fold that hand on every batch to those of all folds.
+
+    Args:
+        metrics: Of the fold.
+        device: Where sums are kept.
+        pool: Meters of all folds.
+        decode: Puts outputs and targets into the target's own units, for the scale that a fold learned is its own.
+    """
+
+    def __init__(self, metrics: MetricSet, device: torch.device, pool: Meters, decode: Decode | None) -> None:
+        super().__init__(metrics, device)
+        self.pool = pool
+        self.decode = decode
+
+    def update(self, output: StepOutput) -> None:
+        """Add one batch."""
+        if self.decode is not None:
+            output = replace(output, outputs=self._decoded(output.outputs), targets=self._decoded(output.targets))
+        super().update(output)
+        self.pool.update(output)
+
+    def _decoded(self, values: Any) -> Any:
+        assert self.decode is not None
+        return torch.as_tensor(self.decode(values)).reshape(values.shape) if isinstance(values, Tensor) else values
+
+
+def pool(folder: Path, num_folds: int, trusted: Sequence[str] = ()) -> str:
+    """Evaluate the best model of every fold on the rows it was not trained on; write what comes out, and return it.
+
+    The pooled value of a metric is that of all rows at once, not a mean over folds.
+
+    Args:
+        folder: Holds `fold-1`, `fold-2`, ...
+        num_folds: How many.
+        trusted: Packages that the config may name classes of.
+    """
+    pooled: Meters | None = None
+    values: list[dict[str, float]] = []
+    tables: list[pd.DataFrame | None] = []
+    for fold in range(1, num_folds + 1):
+        run = SavedRun(folder / f"fold-{fold}", "best", trusted=trusted)
+        split, experiment = run.config.data.split, run.experiment
+        assert split is not None
+        part = experiment.parts[split.fold_part]
+        if changes := run.data_changes(part.name):
+            raise CheckpointError(f"{shown_path(run.path)}: {'; '.join(changes)}; train all folds anew")
+        kind = output_kind(experiment.task.criterion)
+        decode = getattr(part.dataset, "decode", None) if kind == "values" else None
+        pooled = pooled or Meters(copy.deepcopy(experiment.metrics), run.device)
+        meters = FoldMeters(experiment.metrics, run.device, pooled, decode)
+        values.append(evaluate(experiment.task, experiment.model, run.loader(part), meters, amp=run.amp))
+        names = run.class_names if kind != "values" else None
+        tables.append(_predictions(part, meters.rows(), fold, kind, names))
+    assert pooled is not None
+    summary = summarise(values, pooled.compute())
+    kept = [table for table in tables if table is not None]
+    num_rows = sum(map(len, kept))
+    write_file(folder / "summary.json", json.dumps({"folds": num_folds, "metrics": _plain(summary)}, indent=2) + "\n")
+    lines = [f"{num_folds} folds of {shown_path(folder)}", *table_lines(summary)]
+    if len(kept) == num_folds:
+        write_tables(folder / "predictions.csv", [pd.concat(kept).sort_values("row", kind="stable")])
+        lines.append(f"{num_rows:,} predictions: {shown_path(folder / 'predictions.csv')}")
+    return "\n".join(lines)
+
+
+def summarise(values: Sequence[Mapping[str, float]], pooled: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """Return mean, spread (standard deviation of a sample), pooled value and the values of all runs, by metric."""
+    summary = {}
+    for name in pooled:
+        each = [run.get(name, math.nan) for run in values]
+        spread = float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+        summary[name] = {"mean": float(np.mean(each)), "std": spread, "pooled": pooled[name], "runs": each}
+    return summary
+
+
+def table_lines(summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a summary as aligned lines for people."""
+    width = max(map(len, ("metric", *summary)))
+    num_runs = len(next(iter(summary.values()))["runs"])
+    heads = ["mean", "std", "pooled", *map(str, range(1, num_runs + 1))]
+    lines = [f"  {'metric':<{width}}" + "".join(f"  {head:>9}" for head in heads)]
+    for name, row in summary.items():
+        numbers = [row["mean"], row["std"], row["pooled"], *row["runs"]]
+        lines.append(f"  {name:<{width}}" + "".join(f"  {number:>9.4g}" for number in numbers))
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value if math.isfinite(value) else None
+
+
+def _predictions(
+    part: Part, rows: tuple[Tensor, Tensor] | None, fold: int, kind: Kind, names: Sequence[str] | None
+) -> pd.DataFrame | None:
+    """Return row, fold, target and prediction of a fold's rows; None where outputs are no table."""
+    if rows is None:
+        return None
+    outputs, targets = rows
+    try:
+        predicted = prediction_columns(outputs, kind, names)
+        if kind == "values":
+            actual = prediction_columns(targets, kind)
+        else:
+            labels = targets.reshape(-1).long().numpy()
+            actual = {"prediction": np.asarray(names, dtype=object)[labels] if names is not None else labels}
+    except DataError as error:
+        log.warning("predictions.csv is not written: %s", error)
+        return None
+    actual = {key.replace("prediction", "target"): column for key, column in actual.items()}
+    return pd.DataFrame({"row": row_names(part, 0, len(outputs)), "fold": fold, **actual, **predicted})
