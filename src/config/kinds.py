@@ -63,6 +63,13 @@ def looks_like(kind: str, name: str, definition: Definition) -> bool:
     return kind not in ("optimizer", "lr_scheduler", "task") and not set(_METHODS[kind]).isdisjoint(definition.methods)
 
 
+def looks_own(kind: str, definition: Definition) -> bool:
+    """Guesses whether a file that is itself a home defines something for configs, and not for its own use."""
+    if definition.how == "class":
+        return bool(definition.bases) or not set(_METHODS[kind]).isdisjoint(definition.methods)
+    return definition.how == "def" and kind in USED_AS_IS
+
+
 def is_right_kind(kind: str, part: Any) -> bool:
     """Says whether an object can be a component of a kind: a class of it, or a function that makes or is one."""
     if not isinstance(part, type):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.catalogue import module_file, public_names, source_file
-from src.config.kinds import USED_AS_IS, WORDS, is_right_kind, looks_like
+from src.config.kinds import WORDS, is_right_kind, looks_like, looks_own
 from src.config.mistakes import did_you_mean, found, listed, nearest
 from src.utils.errors import ConfigError, KeelError
 from src.utils.paths import PROJECT_ROOT, shown_path
@@ -146,14 +146,19 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     return part  # type: ignore[no-any-return]
 
 
-def known_names(kind: str) -> list[str]:
-    """Returns what may be written for a kind, without importing anything; the project's own names come first."""
+def known_names(kind: str, everywhere: bool = True) -> list[str]:
+    """Returns what may be written for a kind, without importing anything; the project's own names come first.
+
+    Args:
+        kind: A key of `HOMES`.
+        everywhere: Look into the folder of the config, too, and into packages that need not be installed.
+    """
     names: dict[str, None] = {}
-    for folder in _folders:
+    for folder in _folders if everywhere else ():
         names |= dict.fromkeys(f"{file.stem}.{name}" for file, name in _defined_in(folder, kind))
     for home in HOMES[kind]:
         file = module_file(home)
-        if file is None:
+        if file is None or not (everywhere or home.split(".")[0] in ("src", "torch", "sklearn")):
             continue
         public = public_names(file)
         if home in LIBRARIES:
@@ -164,8 +169,7 @@ def known_names(kind: str) -> list[str]:
             shown = [(each, name) for each, name in defined if looks_like(kind, name, public_names(each)[name])]
             names |= dict.fromkeys(f"{each.stem}.{name}" for each, name in shown if name not in names)
         else:
-            own = {name: each.how for name, each in public.items() if each.how != "import"}
-            names |= dict.fromkeys(name for name, how in own.items() if how == "class" or kind in USED_AS_IS)
+            names |= dict.fromkeys(name for name, each in public.items() if looks_own(kind, each))
     return list(names)
 
 
