@@ -26,6 +26,7 @@ GROUPS = (
     steps.evaluation,
     commands.saving,
     commands.help_seconds,
+    commands.structural_check,
     commands.start,
 )
 

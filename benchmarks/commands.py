@@ -48,6 +48,14 @@ def help_seconds(rounds: int) -> Iterator[Row]:
     yield Row("`train.py --help`, CPU seconds", "", 0.15, times)
 
 
+def structural_check(rounds: int) -> Iterator[Row]:
+    """A config read and checked as far as can be without importing torch: what comes first in every command."""
+    words = ("train.py", "-c", "configs/digits.yaml", "--print-config")
+    command_s(*words)
+    times = [command_s(*words) for _ in range(rounds)]
+    yield Row("keys and values of a config checked, CPU seconds", "", 0.3, times, note="`--print-config`")
+
+
 def start(rounds: int) -> Iterator[Row]:
     """The whole of a run that makes four steps: the time is that of imports."""
     with tempfile.TemporaryDirectory() as folder:

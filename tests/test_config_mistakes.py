@@ -114,7 +114,7 @@ VALUES = {
     "bool from yes": (with_line(7, "trainer: {deterministic: yes}"), "true or false is needed, found 'yes'"),
     "B19": ("loader: {batch_size: 0}", "x.yaml:8:10 loader.batch_size: must be >= 1, found 0"),
     "B20": ("loader: {num_workers: -1}", "loader.num_workers: must be >= 0, found -1"),
-    "B21": ("loader: {num_workers: 10000}", "loader.num_workers: more than 8 for each of the"),
+    "B21": ("loader: {num_workers: 10000}", "loader.num_workers: must be <= "),
     "B22": (with_line(1, "name: false"), "x.yaml:1:1 name: text is needed, found false"),
     "B25 no date type": ("seed: 2026-01-01", "x.yaml:8:1 seed: a whole number is needed, found '2026-01-01'"),
     "B26": ("seed: 4294967296", "seed: must be >= 0 and < 4294967296, found 4294967296"),

@@ -118,8 +118,9 @@ def _or_split(name: str) -> str:
 def _check_loaders(config: Config, mistakes: Mistakes) -> None:
     cores = os.cpu_count() or 1
     for path, loader in _loaders(config):
-        if loader.num_workers > max(8 * cores, 64):
-            what = f"more than 8 for each of the {cores} cores, found {loader.num_workers}"
+        most = max(8 * cores, 64)
+        if loader.num_workers > most:
+            what = f"must be <= {most}, found {loader.num_workers}; this machine has {cores} cores"
             mistakes.add((*path, "num_workers"), what)
         if loader.batch_sampler is not None and loader.sampler is not None:
             mistakes.add((*path, "sampler"), "`batch_sampler` decides the rows already; leave one out")
