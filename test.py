@@ -67,8 +67,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{count} predictions of {name} written to {options.predict}")
         return 0
     meters = KeptMeters(experiment.metrics, run.device)
-    values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp)
     progress = run.state["progress"]
+    values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp, epoch=progress["epoch"])
     write_metrics(run.path / "test_metrics.json", name, values, progress)
     at = f"epoch {progress['epoch']}, step {progress['step']}"
     title, subtitle = (

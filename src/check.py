@@ -24,7 +24,7 @@ from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import tensors_in
 from src.trainer.rehearse import count_parameters, describe_length, rehearse
 from src.trainer.schedule import count_steps, learning_rates
-from src.trainer.task import StepOutput, Task
+from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
 from src.utils.device import find_device, to_device
 from src.utils.paths import project_path
@@ -53,6 +53,7 @@ def check(config: Config) -> Iterator[str]:
         trainer = build_trainer(config, experiment, device, Logger([]), Path(folder))
         yield from _describe_data(experiment)
         yield from _describe_model(experiment)
+        yield from _describe_phases(trainer)
         yield from _describe_optimizers(trainer)
         mistrusted = [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
         yield from _describe_schedules(config, experiment, mistrusted)
@@ -73,6 +74,13 @@ def _describe_model(experiment: Experiment) -> Iterator[str]:
         own, trains = count_parameters(block)
         if own:
             yield f"             {name:<20} {own:>12,}" + ("" if own == trains else f"  ({trains:,} trainable)")
+
+
+def _describe_phases(trainer: Trainer) -> Iterator[str]:
+    if trainer.freezing.has_phases:
+        for epoch, patterns, num_trained in trainer.freezing.phases(trainer.settings.num_epochs):
+            frozen = f", frozen: {', '.join(patterns)}" if patterns else ""
+            yield f"phase      from epoch {epoch + 1} on {num_trained:,} parameters are trained{frozen}"
 
 
 def _describe_optimizers(trainer: Trainer) -> Iterator[str]:
@@ -125,6 +133,8 @@ def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrus
     trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
     before = None if trains_alone else _evaluate_once(trainer, group[0])
     times = []
+    trainer.freezing.begin(0)
+    trainer.task.begin("train", 0)
     trainer.model.train()
     for _ in range(NUM_STEPS):
         started_s = time.perf_counter()
@@ -158,7 +168,7 @@ def _describe_change(before: StepOutput, after: StepOutput, batch: Any, mistrust
 
 
 def _evaluate_once(trainer: Trainer, batch: Any) -> StepOutput:
-    with evaluating(trainer.model), torch.no_grad(), trainer.step.amp():
+    with evaluating(trainer.model), undisturbed(trainer.task), torch.no_grad(), trainer.step.amp():
         return trainer.task.step(trainer.model, to_device(batch, trainer.device))
 
 

@@ -24,12 +24,14 @@ from src.data.settings import LoaderSettings
 from src.data.split import fit_parts, parts_state
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
-from src.trainer.groups import check_groups, freeze, parameter_groups
+from src.trainer.freezing import Freezing
+from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
-from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, count_steps, run_length
+from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
+from src.utils.device import to_device
 from src.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Experiment:
     model: nn.Module
     task: Task
     metrics: MetricSet
+    freezing: Freezing
     available: Mapping[str, object]
     """What references such as `${data.num_classes}` find, by section."""
 
@@ -70,11 +73,11 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": parts["train"].dataset, "loader": length}
     model = available["model"] = build_model(config.model, available).to(device)
-    freeze(model, config.parameters.freeze)
+    freezing = Freezing(model, config.parameters.freeze)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
     metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
     task = build("task", config.task, available=available, criterion=criterion)
-    return Experiment(parts, loaders, model, task, metrics, available, made_with(config.model))
+    return Experiment(parts, loaders, model, task, metrics, freezing, available, made_with(config.model))
 
 
 def training_loader(config: Config, part: Part, device: torch.device) -> Loader:
@@ -141,6 +144,7 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
         suffix = f".{name}" if name else ""
         available = experiment.available
         optimizer: Optimizer = build("optimizer", component, chosen[name], available=available)
+        scale_rates(optimizer)
         optimizers[f"optimizer{suffix}"] = optimizer
         settings = schedules.get(name)
         timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, available)
@@ -205,6 +209,7 @@ def _build_schedule(
     if settings.warmup_steps >= total_steps:
         warmup, steps = settings.warmup_steps, int(total_steps)
         log.warning("lr_scheduler.warmup_steps is %d and the run has %d steps: it never gets past it", warmup, steps)
+    rates = [group["lr"] for group in optimizer.param_groups]
     try:
         scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
     except ConfigError as error:
@@ -213,6 +218,8 @@ def _build_schedule(
         raise ConfigError(
             f"{error}; the data have no length that would tell it: give trainer.max_steps with lr_scheduler.every=step"
         ) from error
+    if not any(isinstance(value, list) for value in settings.args.values()):
+        check_ratios(optimizer, rates, settings.type)
     monitor = (settings.monitor or config.trainer.monitor or "min val/loss").split()[-1]
     return Schedule(optimizer, scheduler, settings.every, settings.warmup_steps, monitor)
 
@@ -235,18 +242,19 @@ def build_trainer(
         checkpoints=checkpoints,
         hooks=build_hooks(config),
         device=device,
-        memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task)},
+        memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task, device)},
         record={
             "config": config.as_dict(),
             "config_folder": folder_to_record(),
             "parts": fingerprint(experiment.parts),
         },
+        freezing=experiment.freezing,
     )
 
 
-def task_memory(task: Any) -> dict[str, Any]:
+def task_memory(task: Any, device: torch.device) -> dict[str, Any]:
     """Return the task as part of a checkpoint, if it carries something from batch to batch."""
-    return {"task": task} if hasattr(task, "state_dict") and hasattr(task, "load_state_dict") else {}
+    return {"task": TaskMemory(task, device)} if hasattr(task, "state_dict") else {}
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:
@@ -258,6 +266,20 @@ def build_sinks(config: Config, run_path: Path) -> list[Any]:
 def build_hooks(config: Config) -> list[Hook]:
     """Build the watchers: ours as the section `logger` asks for, then the user's."""
     return [*standard_hooks(config.logger), *(build("hooks", hook) for hook in config.hooks)]
+
+
+class TaskMemory:
+    """What a task carries from batch to batch; a checkpoint is read on the host, so it is moved to the device."""
+
+    def __init__(self, task: Any, device: torch.device) -> None:
+        self.task, self.device = task, device
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.task.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.task.load_state_dict(to_device(state, self.device))
 
 
 class DataMemory:

@@ -119,6 +119,9 @@ def assert_equal(expected: Any, reached: Any) -> None:
         assert expected.keys() == reached.keys()
         for key in expected:
             assert_equal(expected[key], reached[key])
+    elif isinstance(expected, (list, tuple)):
+        for one, other in zip(expected, reached, strict=True):
+            assert_equal(one, other)
     else:
         assert expected == reached
 
@@ -224,7 +227,7 @@ def test_the_language_model_is_as_good_as_by_hand(run_example: Callable[..., Pat
         state, total = None, 0.0
         with torch.no_grad():
             for i in range(len(part)):
-                words, targets, _ = part[i]
+                words, targets = part[i]
                 logits, state = model(words, state)
                 total += F.cross_entropy(logits, targets).item() / len(part)
         return total
@@ -232,7 +235,7 @@ def test_the_language_model_is_as_good_as_by_hand(run_example: Callable[..., Pat
     for _ in range(6):
         state = None
         for i in range(len(train_part)):
-            words, targets, _ = train_part[i]
+            words, targets = train_part[i]
             logits, state = model(words, state)
             state = (state[0].detach(), state[1].detach())
             model.zero_grad()

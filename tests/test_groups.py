@@ -10,7 +10,8 @@ from torch import nn
 
 from src.config.load import config_from_dict
 from src.experiment import build_experiment, build_optimizers
-from src.trainer.groups import freeze, parameter_groups
+from src.trainer.freezing import Freezing
+from src.trainer.groups import parameter_groups
 from src.trainer.settings import GroupSettings, ParameterSettings
 from src.utils.errors import ConfigError
 from tests.trainer_kit import make_trainer
@@ -63,7 +64,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_near_names(key: str, pa
 
 def test_a_frozen_batch_norm_does_not_move_while_others_do(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, num_steps=35)
-    freeze(trainer.model, ["0.*", "1.*"])
+    Freezing(trainer.model, ["0.*", "1.*"])
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.fit()
     moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src.model.loss import check_same_shape
+from src.utils.nested import parts_of
 
 State = dict[str, Any]
 """Tensors and plain data only."""
@@ -43,14 +44,19 @@ class Accumulator(Protocol):
 
 
 def num_rows(batch: Any) -> int:
-    """Rows of a batch: the length of the first tensor in it."""
+    """Rows of a batch: the length of the first tensor in it that has one, or of a list of words or numbers."""
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.dim() else 1
-    if isinstance(batch, Mapping):
-        return num_rows(next(iter(batch.values())))
-    if isinstance(batch, (tuple, list)) and batch and not isinstance(batch[0], (int, float, str)):
-        return num_rows(batch[0])
+    if isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (int, float, str)):
+        return len(batch)
+    parts = parts_of(batch)
+    if parts:
+        return num_rows(next((part for part in parts if _has_rows(part)), None))
     return len(batch) if hasattr(batch, "__len__") else 1
+
+
+def _has_rows(part: Any) -> bool:
+    return part.dim() > 0 if isinstance(part, Tensor) else not isinstance(part, (int, float, str, type(None)))
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from src.data.loader import Loader
 from src.trainer.meters import Meters
 from src.trainer.nonfinite import ADVICE
-from src.trainer.task import Task
+from src.trainer.task import Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, NumericsError
 from src.utils.seed import rng_state, set_rng_state
@@ -58,6 +58,7 @@ def evaluate(
     forward: Callable[..., Any] | None = None,
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
     stop: Callable[[], bool] = bool,
+    epoch: int = 0,
 ) -> dict[str, float]:
     """Return loss and metrics of `model` over all rows of `loader`, by name.
 
@@ -65,13 +66,15 @@ def evaluate(
         forward: Called instead of `model` (its compiled form, say).
         amp: Makes the context for the forward passes, see `autocast`.
         stop: Asked before every batch whether to leave at once; never by default.
+        epoch: Of the training, for the task.
 
     Raises:
         EvaluationStopped: `stop` said so.
         NumericsError: The loss is not a finite number.
     """
     meters.reset()
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), undisturbed(task), torch.no_grad():
+        task.begin(loader.part.name, epoch)
         for batch in loader.batches():
             if stop():
                 raise EvaluationStopped
@@ -92,7 +95,8 @@ def predict(
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[Any]:
     """Yield the model's outputs batch by batch, in the order of the rows. Batches need not hold targets."""
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), undisturbed(task), torch.no_grad():
+        task.begin(loader.part.name, 0)
         for batch in loader.batches():
             with amp():
                 outputs = task.predict(model, to_device(batch, device))

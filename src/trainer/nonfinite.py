@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.utils.errors import NumericsError
+from src.utils.nested import parts_of
 
 ADVICE = "scale the inputs and targets, lower the rate (--lr), or set trainer.max_grad_norm"
 """What helps when numbers explode."""
@@ -67,8 +68,5 @@ def watch_gradients(model: nn.Module, optimizers: Mapping[str, Optimizer], progr
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors anywhere inside dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in tensors_in(part)]
+    """Return the tensors anywhere inside dicts, lists, tuples and dataclasses."""
+    return [value] if isinstance(value, Tensor) else [tensor for part in parts_of(value) for tensor in tensors_in(part)]

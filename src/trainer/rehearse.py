@@ -13,7 +13,7 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
-from src.trainer.task import StepOutput, Task
+from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
@@ -40,8 +40,9 @@ def rehearse(
     if hasattr(task, "update") and type(task).step is Task.step and not loader.part.name.startswith("val"):
         return  # it trains in a way of its own, which is not tried here: that would change the weights
     batch = to_device(loader.peek(NUM_ROWS), device)
-    with forked_rng(), evaluating(model), torch.no_grad(), _LastLayer(model) as last:
+    with forked_rng(), evaluating(model), undisturbed(task), torch.no_grad(), _LastLayer(model) as last:
         try:
+            task.begin(loader.part.name, 0)
             output = task.step(model, batch)
         except (KeelError, MemoryError):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.data.loader import Loader
 from src.trainer.settings import TrainerSettings
+from src.utils.errors import ConfigError
 
 PER_STEP = ("OneCycleLR", "CyclicLR")
 """Schedules that torch documents as stepped after every batch; all others default to epochs."""
@@ -143,6 +144,25 @@ def run_length(
 
 LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")
 """What a longer or shorter run changes in a scheduler."""
+
+
+def check_ratios(optimizer: Optimizer, rates: Sequence[float], name: str) -> None:
+    """Refuse a schedule that gives all parameter groups one rate, though they had rates of their own.
+
+    Args:
+        optimizer: As the schedule left it.
+        rates: Of its groups before that.
+        name: Of the schedule.
+
+    Raises:
+        ConfigError: The rates are no longer in proportion.
+    """
+    factors = [group["lr"] / rate for group, rate in zip(optimizer.param_groups, rates, strict=True) if rate]
+    if factors and max(factors) - min(factors) > 1e-6 * max(factors):
+        raise ConfigError(
+            f"lr_scheduler: {name} gives all {len(rates)} groups of `parameters` one rate, and they have some of their "
+            f"own; give it a list of {len(rates)} rates (max_lr, say), or take another schedule"
+        )
 
 
 def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:

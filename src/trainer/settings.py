@@ -131,6 +131,48 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True)
+class FreezeSettings:
+    """Parameters that rest in some epochs: from `from_epoch` on, until before `until_epoch`, both counted from 0."""
+
+    match: str
+    """Pattern of parameter names, `body.*`."""
+
+    from_epoch: Annotated[int, AtLeast(0)] = 0
+    """Epochs before they are frozen."""
+
+    until_epoch: Annotated[int, AtLeast(1)] | None = None
+    """Epochs before they are trained again. Default: never."""
+
+    every: Annotated[int, AtLeast(2)] | None = None
+    """The count of epochs starts anew after so many: two entries with `every: 2` alternate. Default: it never does."""
+
+    def __post_init__(self) -> None:
+        """Refuse an interval that is none.
+
+        Raises:
+            ConfigError: It is empty, or does not fit into `every`.
+        """
+        end = self.every if self.until_epoch is None else self.until_epoch
+        if end is not None and end <= self.from_epoch:
+            raise ConfigError(f"parameters.freeze: {self.match!r} is frozen from epoch {self.from_epoch} until {end}")
+        if end is not None and self.every is not None and end > self.every:
+            raise ConfigError(
+                f"parameters.freeze: {self.match!r}: until_epoch {end} is beyond `every: {self.every}`, at which the "
+                "count starts anew"
+            )
+
+    def holds(self, epoch: int) -> bool:
+        """Say whether they are frozen in an epoch, counted from 0."""
+        position = epoch % self.every if self.every else epoch
+        return self.from_epoch <= position and (self.until_epoch is None or position < self.until_epoch)
+
+    @property
+    def is_for_good(self) -> bool:
+        """Whether they are never trained."""
+        return self.from_epoch == 0 and self.until_epoch is None
+
+
+@dataclass(frozen=True)
 class GroupSettings:
     """Parameters that have a rate or a decay of their own."""
 
@@ -148,11 +190,19 @@ class GroupSettings:
 class ParameterSettings:
     """Which parameters are trained, and how. Names are those of `model.named_parameters()`; `*` is any text."""
 
-    freeze: tuple[str, ...] = ()
-    """Patterns of parameters that stay as they are: `[body.*]`. Batch norms that are frozen keep their statistics."""
+    freeze: tuple[str | FreezeSettings, ...] = ()
+    """Patterns of parameters that stay as they are: `[body.*]`, for a while: `[{match: body.*, until_epoch: 3}]`.
+    Batch norms that are frozen keep their statistics.
+    """
 
     groups: tuple[GroupSettings, ...] = ()
     """Rates and decays by pattern: `[{match: head.*, lr: 1e-2}]`."""
+
+    layer_decay: Annotated[float, Above(0)] = 1.0
+    """Each layer has this times the rate of the one above it, 0.8 say: the elements of numbered lists
+    (`encoder.layer.3`) are layers, what comes before the first is the lowest, what comes after the last the highest.
+    As in ELECTRA, Clark et al. 2020, after Howard and Ruder 2018.
+    """
 
     no_decay_on_norms_and_biases: bool = False
     """Decay no parameter of less than two dimensions: biases, and the scales of norms."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from src.utils.errors import ConfigError
 
 Weight = float | Tensor
 Mark = Callable[[str], None]
+Update = Callable[[Sequence[Any]], None]
 
 
 class Step:
@@ -53,16 +55,25 @@ class Step:
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
         self._named = {name.removeprefix("optimizer."): optimizer for name, optimizer in optimizers.items()}
-        if hasattr(task, "update"):
-            check_own_update(settings)
-        is_plain = settings.accumulate_steps == 1 and settings.amp_dtype is None
         self._progress = progress or Progress()
         self._micro_batches = MicroBatches(self._progress, forward)
-        self._watched = self._update_by_task if hasattr(task, "update") else self._update
-        self._make = self._update_plainly if is_plain and not hasattr(task, "update") else self._watched
+        self._make, self._watched = self._choose(settings)
         self._mark: Mark = _pass_over
-        self.make: Callable[[Sequence[Any]], None] = self._make
+        self.make: Update = self._make
         """Make one update from the micro-batches given."""
+
+    def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
+        """Return how updates are made, and how while they are watched."""
+        if hasattr(self.task, "update"):
+            check_own_update(settings)
+            return self._update_by_task, self._update_by_task
+        if not self.optimizers:
+            raise ConfigError("optimizer: is missing, and without one only a task with an `update` of its own trains")
+        if any(map(needs_closure, self.optimizers.values())):
+            check_closure(settings, self.optimizers)
+            return self._update_by_closure, self._update_by_closure
+        is_plain = settings.accumulate_steps == 1 and settings.amp_dtype is None
+        return self._update_plainly if is_plain else self._update, self._update
 
     def watch(self, mark: Mark | None) -> None:
         """Call `mark` with the name of each part of an update when it is done; None stops that. No bit changes."""
@@ -97,35 +108,53 @@ class Step:
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
-        weights = self._fitting_gradients(batches)
-        for optimizer in self.optimizers.values():
+        weights, _ = self._fitting_gradients(batches)
+        trained = [optimizer for optimizer in self.optimizers.values() if has_gradients(optimizer)]
+        for optimizer in trained:
             self.scaler.unscale_(optimizer)
-        if len(weights) > 1:
-            correct_shares(self._parameters, weights)
+        correct_shares(self._parameters, weights)
         if self.max_grad_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        for optimizer in self.optimizers.values():
+        for optimizer in trained:
             self.scaler.step(optimizer)
         self.scaler.update()
         self._mark("optimizer")
 
-    def _fitting_gradients(self, batches: Sequence[Any]) -> list[Weight]:
-        """Make the gradients of a step in pieces that fit into memory, and return the weights of the pieces."""
+    def _update_by_closure(self, batches: Sequence[Any]) -> None:
+        """Let the optimizer ask for loss and gradient as often as it likes; the first answer is what is logged."""
+        (optimizer,) = self.optimizers.values()
+
+        def closure() -> Tensor:
+            weights, loss = self._fitting_gradients(batches)
+            self._micro_batches.num_taken = len(batches) * self._progress.micro_batches
+            return loss * correct_shares(self._parameters, weights)
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # the loss may stay on its device
+        self._micro_batches.num_taken = 0
+        self._mark("optimizer")
+
+    def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[list[Weight], Tensor]:
+        """Make the gradients of a step in pieces that fit into memory.
+
+        Returns:
+            The weights of the pieces, and their mean loss, to be corrected as the gradients are.
+        """
         while True:
             try:
-                weights = self._gradients(self._micro_batches.cut(batches))
+                made = self._gradients(self._micro_batches.cut(batches))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self._micro_batches.halve(batches, error)
             else:
                 self._micro_batches.num_taken = 0
-                return weights
+                return made
             free_cached_memory(self.device)  # here nothing refers to the attempt any more
 
-    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> list[Weight]:
+    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[list[Weight], Tensor]:
         drop_gradients(self.optimizers)
         weights: list[Weight] = []
+        losses: list[Tensor] = []
         for place, host_batch in pieces:
             batch = to_device(host_batch, self.device)
             self._mark("copy")
@@ -139,8 +168,9 @@ class Step:
             weights.append(output.weight)
             loss = output.loss if len(pieces) == 1 else output.loss * share(weights, len(pieces))
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
             self._mark("backward")
-        return weights
+        return weights, sum(losses[1:], start=losses[0])
 
     def _update_by_task(self, batches: Sequence[Any]) -> None:
         for host_batch in batches:
@@ -176,6 +206,34 @@ def check_own_update(settings: TrainerSettings) -> None:
         raise ConfigError(f"trainer.{', '.join(wrong)}: the task has an `update` of its own and must do that itself")
 
 
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Say whether an optimizer asks for the loss itself, several times a step: LBFGS."""
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def check_closure(settings: TrainerSettings, optimizers: Mapping[str, Optimizer]) -> None:
+    """Refuse what does not go with an optimizer that asks for the loss itself.
+
+    Raises:
+        ConfigError: Gradients are to be clipped or scaled, or there are several optimizers.
+    """
+    name = next(type(optimizer).__name__ for optimizer in optimizers.values() if needs_closure(optimizer))
+    if len(optimizers) > 1:
+        raise ConfigError(f"optimizer: {name} trains alone; beside others it needs a task with an `update` of its own")
+    asked = {"max_grad_norm": settings.max_grad_norm is not None, "amp_dtype": settings.amp_dtype == "fp16"}
+    wrong = [key for key, is_asked in asked.items() if is_asked]
+    if wrong:
+        raise ConfigError(
+            f"trainer.{', '.join(wrong)}: {name} searches along the true gradient of the loss; leave it out"
+        )
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Say whether any parameter has one: in a phase that freezes all of an optimizer's, none has."""
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+
+
 def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
     """Do what `zero_grad` does, without the profiler's record that makes it ten times as dear."""
     for optimizer in optimizers.values():
@@ -198,10 +256,15 @@ def share(weights: Sequence[Weight], num_batches: int) -> Weight:
     return newest / (first * num_batches)
 
 
-def correct_shares(parameters: Sequence[Tensor], weights: Sequence[Weight]) -> None:
-    """Rescale gradients made with `share`, so that every row counts alike when batches differ in size."""
+def correct_shares(parameters: Sequence[Tensor], weights: Sequence[Weight]) -> Weight:
+    """Rescale gradients made with `share`, so that every row counts alike when batches differ in size.
+
+    Returns:
+        The factor, by which the sum of the shared losses is wrong, too.
+    """
     expected, total = weights[0] * len(weights), sum(weights[1:], start=weights[0])
-    if isinstance(expected, float) and isinstance(total, float) and total in (0.0, expected):
-        return
+    if len(weights) == 1 or (isinstance(expected, float) and isinstance(total, float) and total in (0.0, expected)):
+        return 1.0
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_mul_(gradients, expected / total)
+    return expected / total

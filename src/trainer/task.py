@@ -7,12 +7,16 @@ Override `step` (forward and loss) for most things, or add `update` to own a who
         ...
         return StepOutput(loss, outputs, targets, weight=len(batch))
 
+What is carried from batch to batch is an attribute: set it afresh in `begin`, save it by `state_dict`.
+
 Axes: N batch, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from src.model.accumulate import num_rows
+from src.model.criterion import Second, second_argument
 from src.utils.errors import DataError
 
 Criterion = Callable[..., Tensor]
@@ -53,11 +58,14 @@ class Task:
     """Opens a batch, runs the model, and computes the loss.
 
     Args:
-        criterion: Called as `criterion(outputs, targets)`; or several by name with weights, each logged by its name.
+        criterion: Called as `criterion(outputs, targets)`, or as its signature has it: `criterion(outputs)`,
+            `criterion(outputs, batch)`. Several by name with weights are each logged by name. None where the model
+            returns its own loss: a scalar, or something with a part called `loss`.
         inputs: Where the model's arguments stand in a batch: a position or key, a list of them for several
             arguments, or a mapping `argument: position or key`. Default: the first element of a tuple, or the
             batch itself when it is a tensor.
         targets: Where the targets stand, alike. Default: the second element of a tuple.
+        outputs: Where in what the model returns the outputs stand, that loss and metrics get. Default: all of it.
     """
 
     def __init__(
@@ -65,24 +73,41 @@ class Task:
         criterion: Criterion | Mapping[str, tuple[Criterion, float]] | None = None,
         inputs: Any = None,
         targets: Any = None,
+        outputs: Any = None,
     ) -> None:
         self.criterion = criterion
         self.inputs = inputs
         self.targets = targets
+        self.outputs = outputs
         self._by_default = inputs is None and targets is None
         self._is_elementwise = isinstance(criterion, ELEMENTWISE)
+        terms = [term for term, _ in criterion.values()] if isinstance(criterion, Mapping) else [criterion]
+        self._seconds: list[Second] = [second_argument(term) for term in terms]
+
+    def begin(self, part: str, epoch: int) -> None:
+        """Start a pass over a part of the data, training or evaluation; does nothing unless you override it.
+
+        Args:
+            part: `train`, `val`, `test`, ...
+            epoch: Of the training, counted from 0.
+        """
 
     def step(self, model: Callable[..., Any], batch: Any) -> StepOutput:
         """Return loss, outputs and targets of `batch`; `model` is to be called, not inspected."""
         args, kwargs, targets = self.open(batch)
-        outputs = model(*args, **kwargs)
-        loss, scalars = self.loss(outputs, targets)
+        returned = model(*args, **kwargs)
+        outputs = returned if self.outputs is None else _pick(returned, self.outputs, "outputs")
+        if self.criterion is None:
+            rows = float(num_rows(batch if targets is None else targets))
+            return StepOutput(own_loss(returned), outputs, targets, rows)
+        loss, scalars = self.loss(outputs, targets, batch)
         return StepOutput(loss, outputs, targets, self.weigh(outputs, targets), scalars)
 
     def predict(self, model: Callable[..., Any], batch: Any) -> Any:
         """Return the outputs for `batch`, which need not hold targets."""
         args, kwargs, _ = self.open(batch)
-        return model(*args, **kwargs)
+        returned = model(*args, **kwargs)
+        return returned if self.outputs is None else _pick(returned, self.outputs, "outputs")
 
     def open(self, batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any]:
         """Return the model's positional and keyword arguments, and the targets (None when there are none)."""
@@ -105,15 +130,19 @@ class Task:
             return [_pick(batch, key, "inputs") for key in inputs], {}, targets
         return (_pick(batch, inputs, "inputs"),), {}, targets
 
-    def loss(self, outputs: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar to minimise, and its named terms where there are several."""
+    def loss(self, outputs: Any, targets: Any, batch: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar to minimise, and its named terms where there are several.
+
+        `batch` is only for a loss that takes it.
+        """
         if isinstance(self.criterion, Mapping):
-            terms = {name: criterion(outputs, targets) for name, (criterion, _) in self.criterion.items()}
+            called = zip(self.criterion.items(), self._seconds, strict=True)
+            terms = {name: self._call(term, second, outputs, targets, batch) for (name, (term, _)), second in called}
             weighted = [weight * terms[name] for name, (_, weight) in self.criterion.items()]
             return sum(weighted[1:], start=weighted[0]), terms
         if self.criterion is None:
             raise DataError("there is no `loss` in the config, and the task does not make one")
-        if targets is None:
+        if targets is None and self._seconds == ["targets"]:
             raise DataError(
                 "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
             )
@@ -122,12 +151,17 @@ class Task:
                 f"loss {type(self.criterion).__name__}: outputs have shape {list(outputs.shape)} and targets "
                 f"{list(targets.shape)}; they must be equal, nothing is broadcast"
             )
+        return self._call(self.criterion, self._seconds[0], outputs, targets, batch), {}
+
+    def _call(self, criterion: Criterion, second: Second, outputs: Any, targets: Any, batch: Any) -> Tensor:
         try:
-            return self.criterion(outputs, targets), {}
+            if second is None:
+                return criterion(outputs)
+            return criterion(outputs, targets if second == "targets" else batch)
         except torch.OutOfMemoryError:
             raise
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            raise DataError(explain_loss_error(self.criterion, outputs, targets, error)) from error
+            raise DataError(explain_loss_error(criterion, outputs, targets, error)) from error
 
     def weigh(self, outputs: Any, targets: Any) -> float | Tensor:
         """Return how much this batch counts in an average: its rows, or the sum of their class weights."""
@@ -141,6 +175,34 @@ class Task:
                 return weights.sum()
             return valid.sum(dtype=torch.float32 if valid.device.type == "mps" else torch.float64)
         return float(num_rows(targets if targets is not None else outputs))
+
+
+def own_loss(returned: Any) -> Tensor:
+    """Return the loss that a model computed itself.
+
+    Raises:
+        DataError: There is none.
+    """
+    loss = returned
+    if not isinstance(returned, Tensor):
+        loss = _pick(returned, "loss", "outputs", is_optional=True)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise DataError(
+            f"there is no `loss` in the config, and the model does not return its own: it returns a "
+            f"{type(returned).__name__} with {_names(returned)}"
+        )
+    return loss.reshape(())
+
+
+@contextmanager
+def undisturbed(task: Task) -> Iterator[None]:
+    """Put back at the end what a task carries from batch to batch, as far as its `state_dict` tells."""
+    state = copy.deepcopy(task.state_dict()) if hasattr(task, "state_dict") else None
+    try:
+        yield
+    finally:
+        if state is not None:
+            task.load_state_dict(state)  # type: ignore[attr-defined]
 
 
 def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:
@@ -175,11 +237,16 @@ def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:
         if is_optional:
             return None
         raise DataError(
-            f"task.{what}: no {key!r} in a batch; it is a {type(batch).__name__} with {_names(batch)}"
+            f"task.{what}: no {key!r} in {'what the model returns' if what == 'outputs' else 'a batch'}; it is a "
+            f"{type(batch).__name__} with {_names(batch)}"
         ) from None
 
 
 def _names(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return ", ".join(map(str, batch))
-    return f"{len(batch)} elements" if isinstance(batch, (tuple, list)) else "no named parts"
+    if isinstance(batch, (tuple, list)):
+        return f"{len(batch)} elements"
+    if isinstance(batch, Tensor):
+        return f"shape {list(batch.shape)}"
+    return ", ".join(getattr(batch, "__dict__", ())) or "no named parts"

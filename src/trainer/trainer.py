@@ -21,6 +21,7 @@ from src.model.metric import MetricSet
 from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
 from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
+from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
 from src.trainer.hooks import Hook
 from src.trainer.journal import Journal
@@ -56,6 +57,7 @@ class Trainer:
         device: Where to compute. Default: the CPU.
         memory: Further objects that go through the checkpoint, by name.
         record: Plain data that goes into every checkpoint as it is: the resolved config, say.
+        freezing: Which parameters rest in which epochs.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Trainer:
         device: torch.device | None = None,
         memory: Mapping[str, Stateful] | None = None,
         record: Mapping[str, Any] | None = None,
+        freezing: Freezing | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.task, self.model, self.train_loader = task, model.to(self.device), train_loader
         self.optimizers, self.schedules = dict(optimizers), dict(schedules or {})
         self.settings, self.record = settings, dict(record or {})
+        self.freezing = freezing or Freezing(self.model)
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks = logger or Logger([]), list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
@@ -146,6 +150,9 @@ class Trainer:
             self._log(self.values)
 
     def _train_epoch(self) -> None:
+        self.freezing.begin(self.progress.epoch)
+        if self.progress.batch == 0:
+            self.task.begin(self.train_loader.part.name, self.progress.epoch)
         self.model.train()
         started_s, samples_before, batches_before = time.perf_counter(), self.progress.samples, self.progress.batch
         for batches in self._groups():
@@ -221,8 +228,9 @@ class Trainer:
         with back_if_stopped() if self.val_loaders else nullcontext():
             for name, loader in self.val_loaders.items():
                 result = evaluate(
-                    self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked
-                )
+                    self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked,
+                    epoch=self.progress.epoch,
+                )  # fmt: skip
                 values |= {f"{name}/{key}": value for key, value in result.items()}
                 self.figures |= {f"{name}/{key}": seen for key, seen in self.val_meters.metrics.figures().items()}
         return values
@@ -256,6 +264,9 @@ class Trainer:
         Raises:
             CheckpointError: `state` is of another run; says what differs.
         """
+        progress = state.get("progress", {})
+        if progress.get("batch"):  # in mid-pass: what `begin` made, then what the batches since have made of it
+            self.task.begin(self.train_loader.part.name, progress["epoch"])
         restore_state(self.stateful, state, where)
         self.saver.saved_step = self.progress.step
 

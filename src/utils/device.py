@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from src.utils.errors import ConfigError
 
@@ -43,20 +46,27 @@ def find_device(name: str) -> torch.device:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return `batch` with every tensor in it on `device`; dicts, lists, tuples and named tuples keep their shape.
+    """Return `batch` with every tensor in it on `device`; dicts, lists, (named) tuples, dataclasses keep their shape.
 
     Anything else that has a `to` method (a graph batch, say) is moved by it; text and numbers pass through.
     """
     if device.type == "cpu":  # batches are made on the host
         return batch
-    if hasattr(batch, "to"):
+    if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if hasattr(batch, "to"):
+        return batch.to(device)
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(to_device(value, device) for value in batch))
     if isinstance(batch, (list, tuple)):
         return type(batch)(to_device(value, device) for value in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        moved = copy.copy(batch)
+        for each in fields(batch):
+            object.__setattr__(moved, each.name, to_device(getattr(batch, each.name), device))  # a frozen one, too
+        return moved
     return batch
 
 
