@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.check:
         from src.check import check
 
-        print(*check(config), sep="\n")
+        for line in check(config, run_dir, state, arguments.allowed):
+            print(line)
         return 0
     command = [Path(sys.argv[0]).name, *argv]
     if arguments.folds:

@@ -7,50 +7,70 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from src.config.changes import check_changes
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
-from src.logger.logger import Logger
+from src.logger.console import setup_console
+from src.logger.logger import Logger, check_sinks
+from src.logger.run_dir import check_writable
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.evaluate import evaluating
+from src.trainer.init_from import init_weights
 from src.trainer.nonfinite import tensors_in
-from src.trainer.rehearse import count_parameters, describe_length, rehearse
-from src.trainer.schedule import count_steps, learning_rates
+from src.trainer.rehearse import count_parameters, describe_length
+from src.trainer.schedule import count_steps, learning_rates, rates_over
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
+from src.training import try_out
 from src.utils.device import find_device, to_device
 from src.utils.paths import project_path
 from src.utils.seed import seed_everything
 
 NUM_STEPS = 3
-MAX_PLOTTED_STEPS = 20_000
 PLOT_WIDTH = 60
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
-def check(config: Config) -> Iterator[str]:
+def check(
+    config: Config, run: Path | None = None, state: dict[str, Any] | None = None, allowed: Sequence[str] = ()
+) -> Iterator[str]:
     """Yields the lines of the report; warnings come last.
+
+    Args:
+        config: What would be trained.
+        run: Folder of the run that would go on; None for a new one.
+        state: Its checkpoint.
+        allowed: Keys that may differ from that run, though they should not.
 
     Raises:
         KeelError: The run could not begin, and why.
     """
+    setup_console()
     check_components(config)
+    changed = [] if state is None else check_changes(state["config"], config, allowed, str(run))
+    check_sinks(config.logger)
+    check_writable(project_path(config.trainer.save_dir))
     device = find_device(config.trainer.device)
     seed_everything(config.seed)
-    experiment = build_experiment(config, device)
-    for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
+    experiment = build_experiment(config, device, state and state["data"])
+    if config.trainer.init_from and state is None:
+        init_weights(experiment.model, config.trainer.init_from)
+    try_out(experiment, device, None if "data" in allowed else state, str(run))
     with tempfile.TemporaryDirectory(prefix="keel-check-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = build_trainer(config, experiment, device, Logger([]), Path(folder))
+        if state is not None:
+            trainer.load_state_dict(state, str(run))
+            yield from _describe_resume(trainer, str(run), changed)
         yield from _describe_data(experiment)
         yield from _describe_model(experiment)
         yield from _describe_phases(trainer)
@@ -58,8 +78,17 @@ def check(config: Config) -> Iterator[str]:
         mistrusted = [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
         yield from _describe_schedules(config, experiment, mistrusted)
         yield from _try_steps(trainer, experiment, config, mistrusted)
-        yield from _try_checkpoint(trainer, config, Path(folder))
+        yield from _try_checkpoint(trainer, config, Path(folder), mistrusted)
     yield from (f"warning    {line}" for line in mistrusted)
+
+
+def _describe_resume(trainer: Trainer, run: str, changed: Sequence[str]) -> Iterator[str]:
+    """Says where the run would go on, after its checkpoint was read into all that was built."""
+    place = trainer.progress
+    yield f"goes on    {run}: after step {place.step:,} (epoch {place.epoch + 1}, batch {place.batch}); all of it fits"
+    yield from (f"changed    {line}" for line in changed)
+    if trainer.is_finished:
+        yield "           nothing is left to do: trainer.epochs=N makes it longer"
 
 
 def _describe_data(experiment: Experiment) -> Iterator[str]:
@@ -106,18 +135,15 @@ def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list
         moves = int(total) if schedule.every == "step" else math.ceil(total / steps_per_epoch)
         if isinstance(planned, int) and planned != moves:
             mistrusted.append(f"{name}: made for {planned:,} moves, and this run makes {moves:,}")
-    if total > MAX_PLOTTED_STEPS:
-        return
-    rates: dict[str, list[float]] = {}
-    for step in range(1, int(total) + 1):
-        for name, rate in learning_rates(optimizers).items():
-            rates.setdefault(name, []).append(rate)
-        for schedule in schedules.values():
-            schedule.after_step()
-            if step % steps_per_epoch == 0:
-                schedule.after_epoch()
-    for name, values in rates.items():
-        yield f"{name:<10} {_plot(values)}  first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"
+    for name, values in rates_over(optimizers, schedules, int(total), steps_per_epoch).items():
+        if values:
+            told = f"first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"
+            yield f"{name:<10} {_plot(values)}  {told}"
+        else:
+            yield f"{name:<10} too long to be followed to its end: {int(total):,} steps"
+        num_zeros = len(values) - len("".join("0" if value == 0 else "1" for value in values).rstrip("0"))
+        if num_zeros > 1:
+            mistrusted.append(f"{name} is 0 for the last {num_zeros / len(values):.0%} of the run")
 
 
 def _plot(values: list[float]) -> str:
@@ -150,12 +176,25 @@ def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrus
     epoch = f", about {min(times) * steps_per_epoch:.3g} s an epoch" if math.isfinite(steps_per_epoch) else ""
     yield f"time       {min(times) * 1000:.3g} ms a step{epoch}, without reading data and evaluating"
     yield f"memory     {_memory(trainer)}"
-    named = ["train/loss", *(f"train/{name}" for name in config.metrics)]
-    named += [
-        each.replace("train", part, 1) for part in experiment.val_loaders for each in named[: 1 + len(config.metrics)]
-    ]
-    yield f"logged     {', '.join([*named, *learning_rates(trainer.optimizers)])}"
+    yield from _describe_log(trainer, config)
     mistrusted += _dead_parameters(trainer)
+
+
+def _describe_log(trainer: Trainer, config: Config) -> Iterator[str]:
+    """Says which numbers there would be, how often, and where."""
+    settings = config.trainer
+    names, rates = ["loss", *trainer.meters.scalars, *config.metrics], [*learning_rates(trainer.optimizers)]
+    every = settings.eval_every_steps
+    when = f"every {every:,} steps" if every else f"after every {settings.eval_every_epochs} epochs"
+    evaluated = [f"{part}/{name}" for part in ("train", *trainer.val_loaders) for name in names]
+    yield f"logged     {', '.join([*evaluated, *rates])}: {when.replace('every 1 epochs', 'each epoch')}"
+    norm = [] if settings.max_grad_norm is None else ["grad_norm"]
+    within = ", ".join(f"step/{name}" for name in ("loss", *rates, *norm))
+    yield f"           {within}: every {settings.log_every_steps:,} steps"
+    own = [sink.type for sink in config.logger.sinks]
+    ours = {"metrics.csv": config.logger.csv, "TensorBoard": config.logger.tensorboard}
+    places = ["the console", "log.txt", *(name for name, is_on in ours.items() if is_on), *own]
+    yield f"           into {', '.join(places)}"
 
 
 def _describe_change(before: StepOutput, after: StepOutput, batch: Any, mistrusted: list[str]) -> Iterator[str]:
@@ -206,7 +245,7 @@ def _memory(trainer: Trainer) -> str:
     return ", ".join(f"{name} {size / 2**20:.3g} MiB" for name, size in sizes.items())
 
 
-def _try_checkpoint(trainer: Trainer, config: Config, folder: Path) -> Iterator[str]:
+def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: list[str]) -> Iterator[str]:
     path = CheckpointStore(folder).save(trainer.state_dict(), trainer.progress.step, is_best=False)
     trainer.load_state_dict(load_checkpoint(path), "the checkpoint just written")
     size = path.stat().st_size
@@ -215,3 +254,5 @@ def _try_checkpoint(trainer: Trainer, config: Config, folder: Path) -> Iterator[
     free = shutil.disk_usage(existing).free
     kept = config.trainer.keep + 1
     yield f"checkpoint {size / 2**20:.3g} MiB, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
+    if free < kept * size:
+        mistrusted.append(f"{kept} checkpoints need {kept * size / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")

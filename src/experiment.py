@@ -206,9 +206,6 @@ def _build_schedule(
         return Schedule(optimizer)
     steps_per_epoch, total_steps = available["loader"].values()
     length = run_length(settings.type, settings.args, settings.every, steps_per_epoch, total_steps)
-    if settings.warmup_steps >= total_steps:
-        warmup, steps = settings.warmup_steps, int(total_steps)
-        log.warning("lr_scheduler.warmup_steps is %d and the run has %d steps: it never gets past it", warmup, steps)
     rates = [group["lr"] for group in optimizer.param_groups]
     try:
         scheduler = build("lr_scheduler", settings, optimizer, available=available, **length)
@@ -229,6 +226,11 @@ def build_trainer(
 ) -> Trainer:
     """Build optimizers, schedules and hooks, and introduce everyone to the trainer."""
     optimizers, schedules = build_optimizers(config, experiment)
+    total_steps = experiment.available["loader"]["total_steps"]  # type: ignore[index]
+    for name, schedule in schedules.items():
+        if schedule.warmup_steps >= total_steps:
+            told = (name, schedule.warmup_steps, int(total_steps))
+            log.warning("%s.warmup_steps is %d and the run has %d steps: it never gets past it", *told)
     return Trainer(
         experiment.task,
         experiment.model,

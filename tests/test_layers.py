@@ -23,7 +23,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "config": {"utils", "data", "model", "logger", "trainer"},
     "experiment": {"utils", "data", "model", "logger", "trainer", "config"},
     "saved_run": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
-    "check": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
+    "check": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training"},
     "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
     "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "training"},
     "compat": {"utils", "data", "model", "logger", "trainer", "config"},  # projects of another template

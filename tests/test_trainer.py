@@ -17,13 +17,14 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
+from src.trainer import schedule
 from src.trainer.evaluate import evaluate
 from src.trainer.hooks import Console, Hook
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor
 from src.trainer.rehearse import rehearse
 from src.trainer.resume import open_checkpoint
-from src.trainer.schedule import Schedule, run_length
+from src.trainer.schedule import Schedule, rates_over, run_length
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -400,6 +401,41 @@ def test_schedules_that_fall_to_the_end_are_as_long_as_the_run(name: str, args: 
     assert by_step == (300 if expected else None)
     assert "total_iters" not in run_length(name, args, None, math.inf, 300)
     assert run_length(name, args, None, math.inf, math.inf) == {}
+
+
+SCHEDULES: dict[str, Any] = {
+    "OneCycleLR": {"max_lr": 1.0, "total_steps": 200},
+    "CosineAnnealingLR": {"T_max": 200},
+    "PolynomialLR": {"total_iters": 150, "power": 2.0},
+    "LinearLR": {"total_iters": 90},
+    "ExponentialLR": {"gamma": 0.99},
+    "MultiStepLR": {"milestones": [40, 120]},
+    "CyclicLR": {"base_lr": 0.1, "max_lr": 1.0, "step_size_up": 30},
+    "LambdaLR": {"lr_lambda": lambda move: 1 / (1 + move)},
+    "CosineAnnealingWarmRestarts": {"T_0": 50},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch misses the optimizer's steps
+@pytest.mark.parametrize("every", ["step", "epoch"])
+@pytest.mark.parametrize("name", [*SCHEDULES, ""])
+def test_a_long_schedule_is_drawn_as_it_would_be_followed(
+    name: str, every: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn() -> list[float]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5, momentum=0.9)
+        scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **SCHEDULES[name]) if name else None
+        own = Schedule(optimizer, scheduler, every, warmup_steps=12)
+        return rates_over({"optimizer": optimizer}, {"lr_scheduler": own}, 200, 10)["lr"]
+
+    followed = drawn()
+    monkeypatch.setattr(schedule, "MAX_FOLLOWED", 50)
+    monkeypatch.setattr(schedule, "NUM_SAMPLED", 30)
+    sampled = drawn()
+    if name == "CosineAnnealingWarmRestarts" and every == "step":
+        assert sampled == []  # it has no formula
+    else:
+        assert sampled == pytest.approx([followed[index * 199 // 29] for index in range(30)], rel=1e-6)
 
 
 def test_a_run_made_longer_takes_up_the_curve_of_the_new_length() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -15,6 +15,12 @@ from src.utils.errors import ConfigError
 
 PER_STEP = ("OneCycleLR", "CyclicLR")
 """Schedules that torch documents as stepped after every batch; all others default to epochs."""
+
+OF_THE_MOMENT = ("OneCycleLR", "CyclicLR", "LambdaLR")
+"""Schedules of torch that work a rate out from the number of moves alone."""
+
+MAX_FOLLOWED, NUM_SAMPLED = 20_000, 2_000
+"""Moves of a schedule that are followed one by one to draw it, and steps that are drawn of a longer one."""
 
 MADE_FOR_A_LENGTH = ("OneCycleLR", "CosineAnnealingLR", "PolynomialLR", "LinearLR")
 """Schedules that the run tells its own length where the config does not."""
@@ -50,6 +56,40 @@ class Schedule:
         self._moves_on_step = scheduler is not None and self.every == "step" and not self.is_plateau
         self._full_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._warm()
+
+    def rates_at(self, steps: Sequence[int], steps_per_epoch: float) -> list[list[float]]:
+        """Return the rates of all groups in steps far apart, counted from 0 and rising; uses the schedule up.
+
+        Returns:
+            Nothing where the schedule would have to be followed through too many moves.
+        """
+        last = getattr(self.scheduler, "total_steps", None) or math.inf  # where such a schedule stays
+        moves = [int(min(last, step if self._moves_on_step else step // steps_per_epoch)) for step in steps]
+        formula = self._formula()
+        if moves[-1] > MAX_FOLLOWED and formula is None:
+            return []
+        self._set(self._full_rates)
+        rates: list[list[float]] = []
+        for step, move in zip(steps, moves, strict=True):
+            if self.scheduler is not None and moves[-1] > MAX_FOLLOWED:
+                assert formula is not None
+                self.scheduler.last_epoch = move
+                self._full_rates = [float(rate) for rate in formula()]
+            elif self.scheduler is not None and not self.is_plateau:
+                while self.scheduler.last_epoch < move:
+                    self.scheduler.step()
+                self._full_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+            factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            rates.append([factor * rate for rate in self._full_rates])
+        return rates
+
+    def _formula(self) -> Callable[[], Sequence[Any]] | None:
+        """Return what gives the full rates of `last_epoch`, whatever they were before; None where there is no such."""
+        if self.scheduler is None or self.is_plateau:
+            return lambda: self._full_rates
+        if type(self.scheduler).__name__ in OF_THE_MOMENT:
+            return self.scheduler.get_lr
+        return getattr(self.scheduler, "_get_closed_form_lr", None)
 
     def after_step(self) -> None:
         """Move on by one optimizer step."""
@@ -174,6 +214,34 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
             words[2:] = [str(index)] if len(optimizer.param_groups) > 1 else []
             rates["_".join(filter(None, words))] = float(group["lr"])
     return rates
+
+
+def rates_over(
+    optimizers: Mapping[str, Optimizer], schedules: Mapping[str, Schedule], num_steps: int, steps_per_epoch: float
+) -> dict[str, list[float]]:
+    """Return the rates by name in each step of a run; in some of the steps, evenly spread, when there are many.
+
+    The optimizers are used up. A schedule that is too long to be followed, and has no formula, gives an empty list.
+    """
+    if num_steps <= MAX_FOLLOWED:
+        rates: dict[str, list[float]] = {}
+        for step in range(1, num_steps + 1):
+            for name, rate in learning_rates(optimizers).items():
+                rates.setdefault(name, []).append(rate)
+            for schedule in schedules.values():
+                schedule.after_step()
+                if step % steps_per_epoch == 0:
+                    schedule.after_epoch()
+        return rates
+    steps = [index * (num_steps - 1) // (NUM_SAMPLED - 1) for index in range(NUM_SAMPLED)]
+    names = iter(learning_rates(optimizers))
+    sampled: dict[str, list[float]] = {}
+    for name, optimizer in optimizers.items():
+        schedule = schedules[name.replace("optimizer", "lr_scheduler", 1)]
+        found = schedule.rates_at(steps, steps_per_epoch)
+        for index in range(len(optimizer.param_groups)):
+            sampled[next(names)] = [rates[index] for rates in found]
+    return sampled
 
 
 def count_batches(loader: Loader) -> float:
