@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import RandomSampler
 
@@ -17,11 +18,12 @@ from src.config.build import build, build_parts, defaults
 from src.config.registry import find, folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.content import fingerprint
+from src.data.facts import TrainingData
 from src.data.loader import Loader
 from src.data.order import MakeSampler
 from src.data.part import Part
 from src.data.settings import LoaderSettings
-from src.data.split import fit_parts, parts_state
+from src.data.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
 from src.trainer.freezing import Freezing
@@ -71,7 +73,7 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     loaders = {name: training_loader(config, part, device) for name, part in parts.items()}
     steps_per_epoch, total_steps = count_steps(loaders["train"], config.trainer)
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
-    available: dict[str, object] = {"data": parts["train"].dataset, "loader": length}
+    available: dict[str, object] = {"data": TrainingData(parts["train"]), "loader": length}
     model = available["model"] = build_model(config.model, available).to(device)
     freezing = Freezing(model, config.parameters.freeze)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
@@ -184,8 +186,10 @@ def build_criterion(
 
 def _on(criterion: Any, device: torch.device) -> Criterion:
     """Class weights and other buffers of a loss live where the model does."""
-    moved: Criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
-    return moved
+    if isinstance(criterion, functools.partial):
+        moved = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in criterion.keywords.items()}
+        return functools.partial(criterion.func, *criterion.args, **moved)
+    return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 
 def _parameters(experiment: Experiment, name: str) -> dict[str, nn.Parameter]:
@@ -282,16 +286,3 @@ class TaskMemory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.task.load_state_dict(to_device(state, self.device))
-
-
-class DataMemory:
-    """What the data learned from the training rows (the fitted preprocessing), as part of a checkpoint."""
-
-    def __init__(self, parts: Mapping[str, Part]) -> None:
-        self.parts = parts
-
-    def state_dict(self) -> dict[str, Any]:
-        return parts_state(self.parts)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        fit_parts(self.parts, state)

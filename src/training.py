@@ -160,8 +160,9 @@ def introduce(
     for line in changed or ():
         log.info("change %s", line)
     if changed is None:
-        for overlap in find_overlaps(experiment.parts, AT_START, fast_only=True):
-            log.warning("data   %s", overlap)
+        overlaps = find_overlaps(experiment.parts, AT_START, fast_only=True)
+        if overlaps:
+            log.warning("data   %s", "; ".join(map(str, overlaps)))
         logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
         logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
         logger.hparams(config.as_dict())

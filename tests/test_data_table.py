@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.data.frame import FrameDataset
 from src.data.preprocess import Scaler
 from src.data.settings import SplitSettings
 from src.data.split import fit_parts, make_parts, parts_state
 from src.data.table import Table
+from src.data.unlabelled import table_chunks
 from src.utils.errors import ConfigError, DataError
 from tests.conftest import ROOT
 
@@ -186,7 +189,7 @@ def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> Non
         ),
         ({"scale_inputs": {"type": "MinMaxScaler", "args": {"range": 1}}}, "scale_inputs: MinMaxScaler: .*'range'"),
         ({"scale_inputs": {"name": "MinMaxScaler"}}, r"scale_inputs: .*; use a name, or \{type: ..., args: \{...\}\}"),
-        ({"missing": "ignore"}, "missing: 'ignore'; use error or drop"),
+        ({"missing": "ignore"}, "missing: 'ignore'; use error, drop or fill"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(tmp_path: Path, args: dict[str, Any], message: str) -> None:
@@ -217,3 +220,46 @@ def test_other_separators_and_packed_files_are_read(tmp_path: Path) -> None:
 
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a;b\n1;2\n3;4\n"))
     assert Table(str(tmp_path / "t.csv.gz"), "b", separator=";")[1][0].tolist() == [3]
+
+
+@given(
+    held=st.lists(st.sampled_from(["", "7", "1e6", "-3"]), min_size=4, max_size=4),
+    cities=st.lists(st.sampled_from(["", "Rome", "Paris"]), min_size=4, max_size=4),
+)
+def test_what_fills_empty_cells_is_learned_from_the_training_rows_alone(held: list[str], cities: list[str]) -> None:
+    train = [("1", "Rome"), ("", "Oslo"), ("4", ""), ("3", "Rome")]
+    rows = [*train, *zip(held, cities, strict=True)]
+    frame = pd.DataFrame(
+        {"age": [float(age) if age else np.nan for age, _ in rows], "city": [c or None for _, c in rows]}
+    )
+    data = FrameDataset(frame, "people", missing="fill", scale_inputs="MinMaxScaler")
+    data.fit(torch.arange(4))
+    assert data.feature_names == ["age", "age is empty", "city=(empty)", "city=Oslo", "city=Rome"]
+    expected = [[0, 0, 0, 0, 1], [2 / 3, 1, 0, 1, 0], [1, 0, 1, 0, 0], [2 / 3, 0, 0, 0, 1]]
+    assert torch.allclose(data.features[:4], torch.tensor(expected))
+    assert bool(torch.isfinite(data.features).all())
+    again = FrameDataset(frame[4:], "others", missing="fill", categorical=["city"])
+    again.load_state_dict(through_file(data.state_dict()))
+    assert torch.equal(again.features, data.features[4:])
+
+
+def test_whole_numbers_are_the_same_category_with_and_without_empty_cells(tmp_path: Path) -> None:
+    data = table(tmp_path, "year,y\n1,2\n2,3\n,4\n", target="y", categorical=["year"], missing="fill")
+    data.fit(torch.arange(3))
+    assert data.feature_names == ["year=(empty)", "year=1", "year=2"]
+
+
+def test_an_ignored_column_is_no_feature_and_may_be_empty(tmp_path: Path) -> None:
+    data = table(tmp_path, "name,x,y\nAnn,1,2\n,2,3\n", target="y", ignore=["name"])
+    data.fit(torch.arange(2))
+    assert data.feature_names == ["x"] and data.column("name").tolist()[0] == "Ann"
+    with pytest.raises(DataError, match="no column 'nam'; did you mean name"):
+        table(tmp_path, "name,x,y\nAnn,1,2\n", target="y", ignore=["nam"])
+
+
+def test_empty_cells_are_filled_in_predictions_as_in_training(tmp_path: Path) -> None:
+    data = table(tmp_path, "x,city,y\n1,Rome,2\n,Oslo,3\n5,,4\n", target="y", missing="fill")
+    data.fit(torch.arange(3))
+    (tmp_path / "new.csv").write_text("city,x\nOslo,\n,\n")
+    (chunk,) = table_chunks(tmp_path / "new.csv", through_file(data.state_dict()))
+    assert chunk.features.tolist() == [[3, 1, 0, 1, 0], [3, 1, 1, 0, 0]]

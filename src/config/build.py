@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from src.config.kinds import USED_AS_IS
 from src.config.references import with_values
 from src.config.registry import find
 from src.config.settings import Component, Config
+from src.config.signatures import hints_of
 from src.data.part import Part
 from src.data.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
@@ -37,7 +42,7 @@ def build(
     """
     target = find(kind, component.type)
     given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
-    given = {**_wanted(target, provided, given), **given}
+    given = _with_tensors(target, {**_wanted(target, provided, given), **given})
     if kind in USED_AS_IS and not isinstance(target, type):
         return functools.partial(target, *args, **given) if args or given else target
     try:
@@ -101,6 +106,19 @@ def _build_datasets(named: Mapping[str, Component]) -> dict[str, Any]:
     if wrong:
         raise DataError("\n".join(wrong))
     return datasets
+
+
+def _with_tensors(target: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments with lists and arrays of numbers as float tensors where the signature asks for a tensor."""
+    if not any(isinstance(value, list | np.ndarray) for value in given.values()):
+        return given
+    hints = hints_of(target)
+    return {
+        name: torch.tensor(value, dtype=torch.get_default_dtype())
+        if isinstance(value, list | np.ndarray) and Tensor in (hints.get(name), *get_args(hints.get(name)))
+        else value
+        for name, value in given.items()
+    }
 
 
 def _wanted(target: Any, provided: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

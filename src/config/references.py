@@ -202,7 +202,8 @@ def _attribute(available: Mapping[str, object], path: KeyPath) -> Any:
         except (KeyError, IndexError, AttributeError, TypeError):
             is_hidden = True
         if is_hidden or callable(inner):
-            known = _public(value)
+            known = _public(value) + _public(getattr(value, "__wrapped__", None))
+            value = getattr(value, "__wrapped__", value)
             what = f"{type(value).__name__} has no value `{key}`{did_you_mean(str(key), known)}"
             raise ConfigError(f"${{{dotted(path)}}}: {what}")
         value = inner

@@ -53,7 +53,7 @@ def check_arguments(
     filled = filled_by_position(kind, target, parameters)
     names = [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME and name not in filled]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = _hints(target)
+    hints = hints_of(target)
     called = getattr(target, "__name__", component.type)
     for name, value in component.args.items():
         where = (*path, "args", name)
@@ -86,7 +86,7 @@ def _is_default(parameter: inspect.Parameter | None, value: Any) -> bool:
     return parameter is not None and value is None and parameter.default is None
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def hints_of(target: Any) -> dict[str, Any]:
     """Returns the evaluated annotations of a signature; none where they cannot be evaluated."""
     function = getattr(target, "__init__", None) if isinstance(target, type) else target
     for names in (None, _ABSTRACT):  # the usual names under TYPE_CHECKING

@@ -127,10 +127,8 @@ class Overlap:
 
     def __str__(self) -> str:
         row, train_row = self.example
-        return (
-            f"{self.part}: {self.num_same:,} of {self.num_looked_at:,} rows have the same inputs as rows of train, "
-            f"such as row {row} as row {train_row}"
-        )
+        count = f"{self.num_same:,} of {self.num_looked_at:,} rows"
+        return f"{self.part}: {count} have the same inputs as rows of train, such as row {row} as row {train_row}"
 
 
 def find_overlaps(parts: Mapping[str, Part], max_bytes: int, fast_only: bool) -> list[Overlap]:

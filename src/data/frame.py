@@ -13,18 +13,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.preprocess import Scaler
+from src.data.preprocess import Filler, Scaler
 from src.utils.errors import ConfigError, DataError
 
 Scaling = str | Mapping[str, Any] | None
 """`StandardScaler`, or `{type: MinMaxScaler, args: {feature_range: [-1, 1]}}`."""
+Missing = Literal["error", "drop", "fill"]
+EMPTY = "(empty)"
+"""The category of empty cells that are filled."""
 
 
 class FrameDataset(Dataset[Any]):
     """Rows of a table, as `(features, target)`, or `features` alone when there is no target.
 
     Shapes: features float32 [F]; target float32 [T] of one or more number columns, or int64 [] for a class.
-    F counts the number columns first, in their order, then one column per category: see `feature_names`.
+    F counts the number columns first, in their order, then marks of empty cells, then one column per category: see
+    `feature_names`.
 
     Args:
         frame: The table, with unique column names.
@@ -34,8 +38,10 @@ class FrameDataset(Dataset[Any]):
         categorical: Columns of numbers that are categories nonetheless. Text columns always are.
         scale_inputs: scikit-learn preprocessing of the number columns.
         scale_target: scikit-learn preprocessing of the target, undone by `decode`.
-        missing: Rows with an empty cell: `error`, or `drop` them.
+        missing: Rows with an empty cell: `error`; `drop` them; or `fill` the cell: a number with the median of the
+            training rows, marked in a column of its own, a category with one of its own.
         classify: Whether the target is a class; default: if it is text.
+        ignore: Columns that are no features, though `features` does not say so.
 
     Raises:
         DataError: A column is not there, or a cell is not what its column needs; names row, line and column.
@@ -50,23 +56,28 @@ class FrameDataset(Dataset[Any]):
         categorical: Sequence[str] = (),
         scale_inputs: Scaling = None,
         scale_target: Scaling = None,
-        missing: Literal["error", "drop"] = "error",
+        missing: Missing = "error",
         classify: bool | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
-        if missing not in ("error", "drop"):
-            raise ConfigError(f"missing: {missing!r}; use error or drop")
+        if missing not in ("error", "drop", "fill"):
+            raise ConfigError(f"missing: {missing!r}; use error, drop or fill")
         self.where = where
         self.target_names = [target] if isinstance(target, str) else list(target or [])
-        chosen = list(features) if features is not None else [c for c in frame.columns if c not in self.target_names]
-        for column in [*chosen, *categorical, *self.target_names]:
+        chosen = list(features) if features is not None else [*frame.columns]
+        chosen = [c for c in chosen if c not in (*self.target_names, *ignore)]
+        for column in [*chosen, *categorical, *ignore, *self.target_names]:
             _check_column(column, frame, where)
-        frame = _without_missing(frame, [*chosen, *self.target_names], where, missing)
+        needed = self.target_names if missing == "fill" else [*chosen, *self.target_names]
+        frame = _without_missing(frame, needed, where, missing)
         self._frame = frame
         self._rows = frame.index.to_numpy()
         numbers = {c: _numbers(frame[c], where) for c in chosen if c not in categorical}
         self.number_names = [c for c, values in numbers.items() if values is not None]
         self._numbers = np.column_stack([np.empty((len(frame), 0)), *(v for v in numbers.values() if v is not None)])
-        self._texts = {c: frame[c].astype(str).to_numpy(object) for c in chosen if numbers.get(c) is None}
+        self._texts = {c: _texts(frame[c]) for c in chosen if numbers.get(c) is None}
+        self._fills = missing == "fill"
+        self._filler = Filler()
         self._input_scaler = _scaler(scale_inputs, "scale_inputs")
         self._target_scaler = _scaler(scale_target, "scale_target")
         self.class_names: list[str] | None = None
@@ -74,7 +85,7 @@ class FrameDataset(Dataset[Any]):
         self._raw_targets = self._read_targets(frame, classify)
         self._categories: dict[str, list[str]] = {}
         self._features: Tensor | None = None
-        if not (self._texts or scale_inputs or scale_target):
+        if not (self._texts or scale_inputs or scale_target or self._fills):
             self._apply()
 
     def _read_targets(self, frame: pd.DataFrame, classify: bool | None) -> np.ndarray[Any, Any]:
@@ -96,9 +107,11 @@ class FrameDataset(Dataset[Any]):
         return np.empty((len(frame), 0))
 
     def fit(self, rows: Tensor) -> None:
-        """Learn scaling and categories from these rows, and no others."""
+        """Learn what fills empty cells, scaling and categories from these rows, and no others."""
         numbers = rows.numpy()
-        self._input_scaler.fit(self._numbers[numbers])
+        if self._fills:
+            self._filler.fit(self._numbers[numbers])
+        self._input_scaler.fit(self._filler.transform(self._numbers[numbers]))
         self._target_scaler.fit(self._raw_targets[numbers])
         self._categories = {c: sorted(set(texts[numbers])) for c, texts in self._texts.items()}
         self._apply()
@@ -108,6 +121,7 @@ class FrameDataset(Dataset[Any]):
         return {
             "numbers": self.number_names,
             "categories": self._categories,
+            "filler": self._filler.state_dict(),
             "inputs": self._input_scaler.state_dict(),
             "target": self._target_scaler.state_dict(),
             "class_names": self.class_names,
@@ -125,6 +139,7 @@ class FrameDataset(Dataset[Any]):
         if self.class_names is not None and state["class_names"] is not None:
             self._take_classes(state["class_names"])
         self._categories = {column: list(names) for column, names in state["categories"].items()}
+        self._filler.load_state_dict(state["filler"])
         self._input_scaler.load_state_dict(state["inputs"])
         self._target_scaler.load_state_dict(state["target"])
         self._apply()
@@ -143,9 +158,11 @@ class FrameDataset(Dataset[Any]):
 
     def _apply(self) -> None:
         """Make the tensors that are read from."""
-        columns = [self._input_scaler.transform(self._numbers)]
+        columns = [self._input_scaler.transform(self._filler.transform(self._numbers))]
         names = self.number_names if columns[0].shape[1] == len(self.number_names) else []
         self.feature_names = list(names or (f"input_{i}" for i in range(columns[0].shape[1])))
+        columns.append(self._filler.marks(self._numbers))
+        self.feature_names += [f"{self.number_names[index]} is empty" for index in self._filler.marked]
         for column, texts in self._texts.items():
             categories = self._categories[column]
             columns.append(texts[:, None] == np.array(categories, dtype=object)[None, :])
@@ -235,8 +252,25 @@ def _without_missing(frame: pd.DataFrame, columns: list[str], where: str, missin
     return frame[~rows]
 
 
+def _texts(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    """Return categories as text; whole numbers are spelt without a point, which an empty cell in the column adds."""
+    texts = column.astype(str)
+    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
+        texts = column.astype("Int64").astype(str)
+    return texts.where(column.notna(), EMPTY).to_numpy(object)
+
+
 def _numbers(column: pd.Series[Any], where: str) -> np.ndarray[Any, Any] | None:
-    """Return a column as finite float64 [rows], or None if it is text."""
+    """Return a column as float64 [rows], finite but for empty cells, which are nan; or None if it is text."""
+    present = column.notna().to_numpy()
+    if not present.all():
+        values = np.full(len(column), np.nan)
+        if present.any() or column.dtype.kind != "f":
+            known = _numbers(column[present], where)
+            if known is None:
+                return None
+            values[present] = known
+        return values
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     bad = np.isnan(values)
     if bad.all():

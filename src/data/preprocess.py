@@ -73,6 +73,42 @@ class Scaler:
         self.estimator = _unpacked(state) if state else None
 
 
+class Filler:
+    """Empty cells of number columns: the median of the training rows, and a mark in each column that had some there.
+
+    Until it is fitted it leaves values alone.
+    """
+
+    def __init__(self) -> None:
+        self.medians: Array | None = None
+        self.marked: list[int] = []
+
+    def fit(self, values: Array) -> None:
+        """Learn from `values`, float64 [rows, F], nan where a cell is empty."""
+        empty = np.isnan(values)
+        self.medians = np.array(
+            [np.median(c[~e]) if not e.all() else 0.0 for c, e in zip(values.T, empty.T, strict=True)]
+        )
+        self.marked = np.flatnonzero(empty.any(axis=0)).tolist()
+
+    def transform(self, values: Array) -> Array:
+        """Return `values` [rows, F] without empty cells."""
+        return values if self.medians is None else np.where(np.isnan(values), self.medians, values)
+
+    def marks(self, values: Array) -> Array:
+        """Return 1 where a cell of a marked column is empty, else 0: float64 [rows, marked columns]."""
+        return np.isnan(values[:, self.marked]).astype(np.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learned: tensors and plain data."""
+        return {} if self.medians is None else {"medians": torch.from_numpy(self.medians), "marked": self.marked}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what `state_dict` described."""
+        self.medians = state["medians"].numpy() if state else None
+        self.marked = list(state["marked"]) if state else []
+
+
 def _make(name: str, args: dict[str, Any], where: str) -> Any:
     from sklearn import preprocessing
 

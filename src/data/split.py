@@ -112,3 +112,16 @@ def parts_state(parts: Mapping[str, Part]) -> dict[str, Any]:
         if hasattr(part.dataset, "state_dict"):
             return dict(part.dataset.state_dict())
     return {}
+
+
+class DataMemory:
+    """What the data learned from the training rows (the fitted preprocessing), as part of a checkpoint."""
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self.parts = parts
+
+    def state_dict(self) -> dict[str, Any]:
+        return parts_state(self.parts)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        fit_parts(self.parts, state)

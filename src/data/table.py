@@ -6,11 +6,10 @@ import csv
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
-from src.data.frame import FrameDataset, Scaling
+from src.data.frame import FrameDataset, Missing, Scaling
 from src.utils.errors import DataError
 from src.utils.paths import project_path, shown_path
 
@@ -27,9 +26,11 @@ class Table(FrameDataset):
         categorical: Columns of numbers that are categories nonetheless. Text columns always are.
         scale_inputs: scikit-learn preprocessing of the number columns, by name or as `{type, args}`.
         scale_target: scikit-learn preprocessing of the target, undone in predictions.
-        missing: Rows with an empty cell: `error`, or `drop` them.
+        missing: Rows with an empty cell: `error`; `drop` them; or `fill` the cell: a number with the median of the
+            training rows, marked in a column of its own, a category with one of its own.
         classify: Whether the target is a class; default: if it is text.
         separator: What stands between two cells.
+        ignore: Columns that are no features, though `features` does not say so: a name, or what the split goes by.
     """
 
     def __init__(
@@ -40,14 +41,23 @@ class Table(FrameDataset):
         categorical: Sequence[str] = (),
         scale_inputs: Scaling = None,
         scale_target: Scaling = None,
-        missing: Literal["error", "drop"] = "error",
+        missing: Missing = "error",
         classify: bool | None = None,
         separator: str = ",",
+        ignore: Sequence[str] = (),
     ) -> None:
         path = project_path(file)
-        frame = read_csv(path, separator)
         super().__init__(
-            frame, shown_path(path), target, features, categorical, scale_inputs, scale_target, missing, classify
+            read_csv(path, separator),
+            shown_path(path),
+            target,
+            features,
+            categorical,
+            scale_inputs,
+            scale_target,
+            missing,
+            classify,
+            ignore,
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.arrays import Arrays
-from src.data.frame import FrameDataset
+from src.data.frame import FrameDataset, Missing
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import shown_path
 
@@ -50,7 +50,10 @@ def table_chunks(
             for column, names in learned["categories"].items():
                 if column in frame:
                     frame[column] = _spelt_as_in_training(frame[column], names)
-            chunk = FrameDataset(frame, where, features=columns, categorical=list(learned["categories"]))
+            missing: Missing = "fill" if learned["filler"] else "error"
+            chunk = FrameDataset(
+                frame, where, features=columns, categorical=list(learned["categories"]), missing=missing
+            )
             chunk.load_state_dict(learned)
             yield chunk
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
