@@ -54,6 +54,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    from src.compat.detect import refuse_classical
+
+    refuse_classical(argv, "export.py")
     options = parse(argv)
 
     from src.saved_run import SavedRun

@@ -39,6 +39,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    from src.compat.detect import refuse_classical
+
+    refuse_classical(argv, "predict.py")
     options = parse(argv)
 
     from src.saved_run import SavedRun

@@ -18,6 +18,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import export
+import predict
 import test as test_script
 import train as train_script
 from src.compat.__main__ import as_yaml
@@ -420,11 +422,48 @@ def test_rule_19_charts() -> None:
     events = EventAccumulator(str(Path("saved/log/Blobs") / run.name / "train")).Reload()
     tags = events.Tags()
     assert {"loss/train", "loss/valid", "accuracy/train", "accuracy/valid"} <= set(tags["scalars"])
-    assert "input/train" in tags["images"] and {"conv.weight", "fc.bias"} <= set(tags["histograms"])
+    assert all(event.value > 0 for part in ("train", "valid") for event in events.Scalars(f"steps_per_sec/{part}"))
+    assert {"input/train", "input/valid"} <= set(tags["images"]) and {"conv.weight", "fc.bias"} <= set(
+        tags["histograms"]
+    )
     assert [event.step for event in events.Scalars("loss/valid")] == [4, 8]
 
 
 # Testing (20), and around.
+
+
+def test_rule_18_their_own_setup_of_the_log_is_used(project: Path) -> None:
+    (project / "logger").mkdir()
+    log = {
+        "version": 1,
+        "formatters": {"mine": {"format": "<%(levelname)s> %(message)s"}},
+        "handlers": {
+            "out": {"class": "logging.StreamHandler", "formatter": "mine", "stream": "ext://sys.stdout"},
+            "file": {"class": "logging.handlers.RotatingFileHandler", "formatter": "mine", "filename": "own.log"},
+        },
+        "root": {"level": "INFO", "handlers": ["out", "file"]},
+    }
+    (project / "logger" / "logger_config.json").write_text(json.dumps(log))
+    command = [sys.executable, str(PROJECT_ROOT / "train.py"), "-c", "config.json", "trainer.epochs=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (file,) = project.glob("saved/log/Blobs/*/*.log")
+    assert file.name == "own.log"
+    for text in (done.stdout, file.read_text()):
+        assert "<INFO> data    train 60, val 15 rows" in text and "<INFO> epoch 1/1" in text
+    log["handlers"]["out"]["class"] = "logging.Nowhere"  # type: ignore[index]
+    (project / "logger" / "logger_config.json").write_text(json.dumps(log))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "logger/logger_config.json: cannot set the log up: Unable to configure handler 'out'" in done.stderr
+
+
+def test_what_knows_the_native_form_alone_says_so(project: Path) -> None:
+    run = train("-c", "config.json", "trainer.epochs=1")
+    for script, words in ((predict, ["--input", "x.npy"]), (export, ["--format", "onnx"])):
+        for named in (run, run / "model_best.pth"):
+            with pytest.raises(ConfigError, match=r"python -m src.compat config.json"):
+                script.main(["-r", str(named), *words])
 
 
 def test_rule_20_testing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,25 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.utils.errors import ConfigError
+
 
 def is_classical(argv: Sequence[str]) -> bool:
     """Whether the command line names a `.json` config with `arch`, one of its checkpoints, or a run made of one."""
     return any(word.startswith("--project") or _is_theirs(word) for word in argv)
+
+
+def refuse_classical(argv: Sequence[str], script: str) -> None:
+    """Say what to do instead, where a command is for projects in the native form alone.
+
+    Raises:
+        ConfigError: The command line names a project of the other template.
+    """
+    if is_classical(argv):
+        raise ConfigError(
+            f"{script}: this run is of a project of pytorch-template, which train.py and test.py know; for {script} "
+            "write the native form: python -m src.compat config.json"
+        )
 
 
 def _is_theirs(word: str) -> bool:

@@ -5,6 +5,7 @@ So the order of rows, and with it every weight, is that of their loop from the s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -26,6 +27,8 @@ class TheirLoader(Loader):
         self.loader = loader
         self.part = Part(name, getattr(loader, "dataset", loader))
         self._epoch_start = rng_state()
+        self.batches_per_s: float | None = None
+        """How fast the newest whole pass was, all that was done with its batches included."""
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -36,7 +39,11 @@ class TheirLoader(Loader):
         now = rng_state()
         if start == 0:
             self._epoch_start = now
-            yield from self.loader
+            started_s = time.perf_counter()
+            count = 0
+            for count, batch in enumerate(self.loader, start=1):  # noqa: B007
+                yield batch
+            self.batches_per_s = count / (time.perf_counter() - started_s)
             return
         set_rng_state(self._epoch_start)
         batches = iter(self.loader)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NUM_IMAGES = 8
+"""Validation inputs that are shown, as many as of the training inputs."""
 LARGE = ("model", "optimizer")
 """States that their checkpoints hold under names of their own."""
 
@@ -81,6 +83,24 @@ class ProgressLines(Hook):
             )  # fmt: skip
 
 
+class TheirExtras(Hook):
+    """Logs what only they log: `steps_per_sec` of training and validation, and the first inputs of validation."""
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        loader = trainer.val_loaders.get("val")
+        if loader is None or trainer.progress.step > 0:
+            return
+        args, _, _ = trainer.task.open(loader.peek(NUM_IMAGES))
+        if args and isinstance(args[0], torch.Tensor) and args[0].dim() == 4 and args[0].shape[1] in (1, 3):
+            trainer.logger.images("val/inputs", args[0].float().numpy(), step=0)
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        loaders = {"train": trainer.train_loader, **trainer.val_loaders}
+        rates = {f"{name}/steps_per_sec": getattr(loader, "batches_per_s", None) for name, loader in loaders.items()}
+        measured = {name: rate for name, rate in rates.items() if rate is not None}
+        trainer.logger.scalars(measured, step=trainer.progress.step, epoch=trainer.progress.epoch)
+
+
 class TheirCharts(Sink):
     """Writes event files whose charts have their names: `loss/train`, `accuracy/valid`, `input/train`, `conv1.weight`.
 
@@ -98,7 +118,7 @@ class TheirCharts(Sink):
         self._charts.scalars({their_tag(name): value for name, value in values.items()}, step, epoch)
 
     def images(self, tag: str, images: np.ndarray[Any, Any], step: int) -> None:
-        self._charts.images("input/train" if tag == "train/inputs" else tag, images, step)
+        self._charts.images({"train/inputs": "input/train", "val/inputs": "input/valid"}.get(tag, tag), images, step)
 
     def histogram(self, tag: str, values: np.ndarray[Any, Any], step: int) -> None:
         self._charts.histogram(tag.removeprefix("train/weights/"), values, step)

@@ -16,10 +16,11 @@ from torch import nn
 from src.compat.build import Parts, build_parts
 from src.compat.command_line import Request, read_request
 from src.compat.dialect import patience
-from src.compat.outputs import ProgressLines, TheirCharts, TheirCheckpoints
+from src.compat.outputs import ProgressLines, TheirCharts, TheirCheckpoints, TheirExtras
 from src.compat.project import Project, find_project, open_project
 from src.compat.resume import go_on_from_theirs
 from src.compat.their_config import LEVELS, ConfigParser
+from src.compat.their_log import use_their_log
 from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.logger import Logger
 from src.logger.run_dir import RunDir, check_run_name, write_file
@@ -154,7 +155,8 @@ def open_run(config: ConfigParser, folder: Path, path: Path | None) -> RunDir:
     config.log_dir = run.path.parents[2] / "log" / config["name"] / run.path.name if is_usual else run.path / "log"
     config.log_dir.mkdir(parents=True, exist_ok=True)
     write_file(run.path / "config.json", json.dumps(config.config, indent=4) + "\n")
-    log_to_file(config.log_dir / "info.log")
+    if not use_their_log(folder, config.log_dir):
+        log_to_file(config.log_dir / "info.log")
     return run
 
 
@@ -172,7 +174,7 @@ def build_trainer(config: ConfigParser, parts: Parts, run: RunDir, monitor: str,
     shown = LoggerSettings(tensorboard=bool(theirs.get("tensorboard", False)), histograms_every_epochs=1)
     sinks = [TheirCharts(config.log_dir)] if shown.tensorboard and config.log_dir else []
     own = TheirCheckpoints(run.path, settings.save_every_epochs, config.config)
-    hooks: list[Hook] = [*standard_hooks(shown), ProgressLines(), own]
+    hooks: list[Hook] = [*standard_hooks(shown), ProgressLines(), TheirExtras(), own]
     return Trainer(
         parts.task,
         parts.model,
