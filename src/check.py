@@ -8,6 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _plot(values: list[float]) -> str:
 
 def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrusted: list[str]) -> Iterator[str]:
     """Trains a few steps on the first batch, and evaluates on it before and after."""
-    group = next(trainer._groups())
+    group = tuple(islice(trainer.train_loader.batches(), config.trainer.accumulate_steps))
     trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
     before = None if trains_alone else _evaluate_once(trainer, group[0])
     times = []

@@ -29,6 +29,7 @@ from src.model.metric import MetricSet
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
+from src.trainer.profile import standard_traces
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
@@ -246,7 +247,7 @@ def build_trainer(
         metrics=experiment.metrics,
         logger=logger,
         checkpoints=checkpoints,
-        hooks=build_hooks(config),
+        hooks=[*build_hooks(config), *standard_traces(config.trainer.profile, checkpoints.parent)],
         device=device,
         memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task, device)},
         record={

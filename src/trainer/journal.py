@@ -37,18 +37,21 @@ class Journal:
             NumericsError: The loss is not finite.
         """
         trainer = self.trainer
-        loss = trainer.meters.loss.lap()  # device sync
-        trainer.guard.check(loss)
-        rates = learning_rates(trainer.optimizers)
-        values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in rates.items()}
-        if trainer.step.grad_norm is not None:
-            values["step/grad_norm"] = float(trainer.step.grad_norm)  # device sync
-        trainer.logger.scalars(values, step=trainer.progress.step)
-        trainer.tell("on_log", values)
+        with trainer.account.spending("logging"):
+            loss = trainer.meters.loss.lap()  # device sync
+            trainer.guard.check(loss)
+            rates = learning_rates(trainer.optimizers)
+            values = {"step/loss": loss} | {f"step/{name}": rate for name, rate in rates.items()}
+            if trainer.step.grad_norm is not None:
+                values["step/grad_norm"] = float(trainer.step.grad_norm)  # device sync
+            trainer.logger.scalars(values | trainer.account.report(), step=trainer.progress.step)
+            trainer.tell("on_log", values)
 
     def log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
         """Log the values of an epoch or evaluation."""
         trainer = self.trainer
-        shown = {**values, **learning_rates(trainer.optimizers), **(timing or {})}
-        trainer.logger.scalars(shown, step=trainer.progress.step, epoch=trainer.progress.epoch)
-        trainer.tell("on_log", shown, trainer.progress.epoch)
+        with trainer.account.spending("logging"):
+            shown = {**values, **learning_rates(trainer.optimizers), **(timing or {})}
+            logged = shown | trainer.account.report()
+            trainer.logger.scalars(logged, step=trainer.progress.step, epoch=trainer.progress.epoch)
+            trainer.tell("on_log", shown, trainer.progress.epoch)

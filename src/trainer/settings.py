@@ -35,6 +35,25 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
+class ProfileSettings:
+    """Which steps torch's profiler traces, in all that they do. Those steps are slower."""
+
+    steps: tuple[Annotated[int, AtLeast(1)], ...]
+    """First and last, counted from 1 over the whole run: `[10, 15]`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot.
+
+        Raises:
+            ConfigError: These are not a first and a last step.
+        """
+        if len(self.steps) != 2 or self.steps[0] > self.steps[1]:
+            raise ConfigError(
+                f"trainer.profile.steps: a first and a last step such as [10, 15] are needed, found {list(self.steps)}"
+            )
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """How long to train, how one step is made, and what is kept."""
 
@@ -88,6 +107,9 @@ class TrainerSettings:
 
     log_every_steps: Annotated[int, AtLeast(1)] = 50
     """Read loss and rate from the device, and log them, after every so many steps."""
+
+    profile: ProfileSettings | None = None
+    """Write a trace of a few steps into `profile/` of the run, for TensorBoard or Perfetto: `{steps: [10, 15]}`."""
 
     device: str = "auto"
     """`auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:1`, `mps`."""

@@ -153,6 +153,7 @@ class Step:
 
     def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[list[Weight], Tensor]:
         drop_gradients(self.optimizers)
+        self._mark("optimizer")
         weights: list[Weight] = []
         losses: list[Tensor] = []
         for place, host_batch in pieces:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 from src.data.loader import Loader
 from src.logger.logger import Logger
 from src.model.metric import MetricSet
+from src.trainer.account import Account
 from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
 from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
@@ -93,6 +93,7 @@ class Trainer:
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
         self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take, self.progress)
+        self.account = Account(self.step, self.device, train_loader)
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         metrics = metrics or MetricSet({})
         self.val_meters = Meters(copy.deepcopy(metrics), self.device)
@@ -155,7 +156,8 @@ class Trainer:
             self.task.begin(self.train_loader.part.name, self.progress.epoch)
         self.model.train()
         started_s, samples_before, batches_before = time.perf_counter(), self.progress.samples, self.progress.batch
-        for batches in self._groups():
+        host_batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
+        for batches in self.account.groups(host_batches, self.settings.accumulate_steps):
             self.step.make(batches)
             self.progress.step += 1
             self.progress.batch += len(batches)
@@ -170,11 +172,6 @@ class Trainer:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
         rate = (self.progress.samples - samples_before) / (time.perf_counter() - started_s)
         self._end_epoch({"time/samples_per_s": rate})
-
-    def _groups(self) -> Iterator[tuple[Any, ...]]:
-        """Return the batches of one step at a time, from where the epoch stands."""
-        batches = iter(self.train_loader.batches(self.progress.epoch, self.progress.batch))
-        return iter(lambda: tuple(islice(batches, self.settings.accumulate_steps)), ())
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave."""
@@ -225,7 +222,7 @@ class Trainer:
         model = self.ema.model if self.ema else self.model
         forward = model if self.ema else self.forward
         values = self.journal.train_values()
-        with back_if_stopped() if self.val_loaders else nullcontext():
+        with self.account.spending("evaluation"), back_if_stopped() if self.val_loaders else nullcontext():
             for name, loader in self.val_loaders.items():
                 result = evaluate(
                     self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked,
@@ -252,7 +249,8 @@ class Trainer:
         """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
         self.guard.check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
-        self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
+        with self.account.spending("saving"):
+            self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole run as tensors and plain data."""
