@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,14 +40,26 @@ def main(argv: Sequence[str]) -> int:
         for line in check(config, run_dir, state, arguments.allowed):
             print(line)
         return 0
+    from src.logger.console import setup_console
+
+    setup_console(arguments.quiet, arguments.verbose)
     command = [Path(sys.argv[0]).name, *argv]
-    if arguments.folds:
-        from src.folds import train_folds
+    with served(config) if arguments.board else nullcontext():
+        if arguments.folds:
+            from src.folds import train_folds
 
-        return train_folds(config, arguments, command)
-    from src.training import train
+            return train_folds(config, arguments, command)
+        from src.training import train
 
-    return train(config, run_dir, state, command, arguments.allowed)
+        return train(config, run_dir, state, command, arguments.allowed)
+
+
+def served(config: Config) -> AbstractContextManager[None]:
+    """Return the context in which TensorBoard shows the runs of this name."""
+    from src.logger.board import board
+    from src.utils.paths import project_path
+
+    return board(project_path(config.trainer.save_dir) / config.name)
 
 
 def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] | None]:

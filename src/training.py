@@ -49,7 +49,7 @@ def train(
     changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
 
     from src.experiment import build_experiment, build_sinks, build_trainer
-    from src.logger.console import log_to_file, setup_console
+    from src.logger.console import log_to_file
     from src.logger.logger import Logger, check_sinks
     from src.logger.run_dir import RunDir, check_writable
     from src.trainer.init_from import init_weights
@@ -58,7 +58,6 @@ def train(
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
 
-    setup_console()
     check_sinks(config.logger)
     check_writable(project_path(config.trainer.save_dir))
     keep_freed_memory()

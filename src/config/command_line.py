@@ -31,6 +31,11 @@ class Arguments:
     explain: str | None = None
     folds: int = 0
     """How many folds to train; 0 trains one run."""
+    board: bool = False
+    """Serve the runs with TensorBoard meanwhile."""
+
+    quiet: bool = False
+    verbose: bool = False
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,6 +79,9 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("-r", "--resume", metavar="RUN", help="go on with a run directory, a checkpoint, or `auto`")
     parser.add_argument("--lr", "--learning-rate", dest="lr", metavar="X", help="learning rate (optimizer.args.lr)")
     parser.add_argument("--folds", type=_number_of_folds, default=0, metavar="K", help="hold out each of K folds once")
+    parser.add_argument("--open", action="store_true", help="serve the runs with TensorBoard while this one trains")
+    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; log.txt has everything")
+    parser.add_argument("-v", "--verbose", action="store_true", help="debugging lines too")
     add_common_options(parser)
     _add_questions(parser)
     options = parser.parse_intermixed_args(argv)
@@ -98,6 +106,9 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
         print_config=options.print_config,
         list_kind=options.list_kind,
         explain=options.explain,
+        board=options.open,
+        quiet=options.quiet,
+        verbose=options.verbose,
     )
 
 

@@ -81,6 +81,12 @@ def setup_console(quiet: bool = False, verbose: bool = False) -> None:
     logging.captureWarnings(True)
 
 
+def is_quiet() -> bool:
+    """Whether the console shows warnings and errors only."""
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, ConsoleHandler)]
+    return bool(handlers) and all(handler.level > logging.INFO for handler in handlers)
+
+
 class RunFileHandler(logging.FileHandler):
     """Appends to `log.txt`; a full disk ends the file, not the training."""
 
@@ -105,7 +111,7 @@ def progress_bar(total_steps: int | None, done_steps: int = 0, enabled: bool = T
     Example:
         `bar.set_postfix_str(bar_text({"loss": 0.31, "lr": 1e-3, "samples_per_s": 5210}), refresh=False)`
     """
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty() and not is_quiet()
     return tqdm(
         total=total_steps,
         initial=done_steps,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ class Console(Hook):
         num_epochs, done = trainer.settings.num_epochs, trainer.progress
         self.lines = EpochLines(int(num_epochs) if math.isfinite(num_epochs) else None, trainer.settings.monitor)
         self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, self.has_bar)
+        self._seen = time.perf_counter(), done.samples
         if trainer.is_finished:
             log.info(
                 "nothing is left to do after epoch %d, step %d: trainer.epochs=N makes it longer", done.epoch, done.step
@@ -70,7 +72,10 @@ class Console(Hook):
 
     def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
         if epoch is None:
-            self.bar.set_postfix_str(bar_text(values), refresh=False)
+            now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
+            speed = (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)
+            self.bar.set_postfix_str(bar_text({**values, "samples_per_s": speed}), refresh=False)
+            self._seen = now
         else:
             whole = None if trainer.progress.batch else epoch
             log.info("%s", self.lines.line(values, trainer.progress.step, whole, trainer.is_best))
