@@ -25,6 +25,7 @@ GROUPS = (
     steps.tabular_epoch,
     steps.evaluation,
     commands.saving,
+    commands.saving_in_background,
     commands.help_seconds,
     commands.structural_check,
     commands.start,

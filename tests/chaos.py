@@ -3,8 +3,9 @@
     python -m tests.chaos --seed 7 --kills 25
 
 Each start is a process of its own, forked from one that has imported everything, in a session of its own, with 0, 1 or
-2 loader workers. Equal must be: all weights (averaged ones too), optimizer, random streams, `metrics.csv` byte for
-byte, and every (folder, tag, step) of the event files, none twice. Prints one line as JSON.
+2 loader workers, saving in the background or not. Equal must be: all weights (averaged ones too), optimizer, random
+streams, `metrics.csv` byte for byte, and every (folder, tag, step) of the event files, none twice. Prints one line as
+JSON.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class DropoutNet(trainer_kit.DropoutNet):
 LIMIT_S = 60
 
 
-def start(folder: Path, workers: int) -> int:
+def start(folder: Path, workers: int, in_background: bool = False) -> int:
     """Start `train.py -r auto` in a process of its own and return its id."""
     words = ["-c", folder / "chaos.yaml", "-r", "auto", f"trainer.save_dir={folder}", f"loader.num_workers={workers}"]
+    words.append(f"trainer.save_in_background={str(in_background).lower()}")
     pid = os.fork()
     if pid:
         return pid
@@ -110,7 +112,7 @@ def run_with_kills(folder: Path, num_kills: int, length_s: float, draw: random.R
     """Kill and resume until the run has ended; return the number of kills, at most `num_kills`."""
     kills = 0
     while True:
-        pid = start(folder, workers=draw.choice([0, 0, 1, 2]))
+        pid = start(folder, workers=draw.choice([0, 0, 1, 2]), in_background=draw.random() < 0.5)
         is_killed = kills < num_kills
         code = finish(pid, draw.uniform(0.02, length_s) if is_killed else LIMIT_S)
         if code is None and is_killed:

@@ -171,16 +171,20 @@ def test_what_is_renamed_is_on_disk_first_and_the_manifest_comes_last(
     assert names.endswith("s")
 
 
-@pytest.mark.parametrize("at", [3, 40, 70])
+@pytest.mark.parametrize(
+    ("at", "in_background"), [(3, False), (40, False), (70, False), (3, True), (9, True), (40, True)]
+)
 def test_a_run_whose_save_was_cut_ends_with_equal_weights(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, in_background: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(1)
     straight = make_trainer(tmp_path / "a", epochs=3, num_steps=21)
     straight.fit()
 
     def killed() -> None:
-        trainer = make_trainer(tmp_path / "b", epochs=3, num_steps=21, save_every_steps=5)
+        trainer = make_trainer(
+            tmp_path / "b", epochs=3, num_steps=21, save_every_steps=5, save_in_background=in_background
+        )
         save, saves = trainer.saver.store.save, []  # type: ignore[union-attr]
 
         def save_once_then_cut(*args: Any) -> Path:

@@ -13,7 +13,8 @@ from src.config.settings import Config
 from src.logger.secrets import masked
 from src.utils.errors import CheckpointError
 
-HARMLESS = r"name|logger\b.*|trainer\.(save_dir|device|keep|save_every_\w+|log_every_steps|init_from\b.*)" + (
+HARMLESS = (
+    r"name|logger\b.*|trainer\.(save_dir|device|keep|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"
     r"|loader\.(.*\.)?(num_workers|pin_memory|timeout|prefetch_factor|persistent_workers|multiprocessing_context)"
     r"|data\..*args\.(\w+_)?(file|files|folder|path|root|dir)"
 )

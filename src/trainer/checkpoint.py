@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -44,9 +45,12 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
+        self.give_up = Event()
+        """Set from another thread, it ends a save that is being written; older checkpoints are intact."""
 
     def recover(self) -> None:
         """Tidy up after a save that was killed. Only the process that writes here may call this, not a reader."""
+        self.give_up.clear()
         for litter in self.folder.glob(".tmp-*"):
             litter.unlink()
         for path in self.folder.glob("step-*.pt"):
@@ -83,9 +87,11 @@ class CheckpointStore:
             if is_best:
                 self._make_best(path, manifest)
             sync_folder(self.folder)
-        except OSError as error:
+        except BaseException as error:
             for litter in self.folder.glob(".tmp-*"):
                 litter.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
             free_mib = shutil.disk_usage(self.folder).free / 2**20 if self.folder.exists() else 0
             raise ResourceError(
                 f"{shown_path(path)}: cannot be saved: {error.strerror or error}; {free_mib:.0f} MiB are free there. "
@@ -113,7 +119,7 @@ class CheckpointStore:
     def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[Path, int, int]:
         """Put `state` on the disk; return where, its size and its checksum."""
         temporary = self.folder / f".tmp-{os.getpid()}-{path.name}"
-        with DirectFile(temporary) as file:
+        with DirectFile(temporary, self.give_up) as file:
             try:
                 # Torch never reads the sums of its records; ours is of the whole file.
                 with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]

@@ -1,15 +1,19 @@
-"""When a save fails: what is forgiven, what ends the run, and finding out before it begins."""
+"""How a run is saved; what is forgiven when that fails, what ends the run, and finding out before it begins."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from src.trainer.checkpoint import CheckpointStore
+from src.trainer.host_copy import HostCopy
 from src.trainer.nonfinite import tensors_in
+from src.trainer.plain import check_plain
 from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
 
@@ -20,18 +24,23 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Saves a run's state into its folder, or nowhere.
+    """Saves a run's state into its folder, or nowhere. A context: what is being written at its end is waited for.
 
     Args:
         folder: For checkpoints; None keeps none.
         keep: How many of the newest stay, besides the best.
+        in_background: Copy the state and let a thread write it. The first save of a process is waited for all the
+            same, so that `max_time` knows how long one takes, and so is the last one.
     """
 
-    def __init__(self, folder: Path | None, keep: int) -> None:
+    def __init__(self, folder: Path | None, keep: int, in_background: bool = False) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
         self.saved_step = -1
         """The step whose state is on disk."""
-        self._num_failed = 0
+        self._in_background, self._num_saved, self._num_failed, self._lost_best_step = in_background, 0, 0, -1
+        self._copy = HostCopy()
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: tuple[Callable[[], object], int, bool] | None = None
 
     def prepare(self, state: Mapping[str, Any]) -> None:
         """Tidy up after a killed save, and look whether two states fit on the disk.
@@ -40,10 +49,12 @@ class Saver:
             state: As it would be saved now. Optimizers that have made no step yet are counted as Adam's.
 
         Raises:
+            CheckpointError: It holds what no checkpoint can.
             ResourceError: They do not fit.
         """
         if self.store is None:
             return
+        check_plain(state)
         self.store.recover()
         num_bytes, free = state_bytes(state), shutil.disk_usage(self.store.folder).free
         if free < 2 * num_bytes + SPARE_BYTES:
@@ -55,20 +66,82 @@ class Saver:
     def save(self, state: Callable[[], Mapping[str, Any]], step: int, is_best: bool, is_last_chance: bool) -> None:
         """Save; a failure is reported and forgiven twice, but not at the end.
 
+        In the background: one that is still being written is waited for, and its failure told now.
+
         Raises:
+            CheckpointError: The state holds what no checkpoint can.
             ResourceError: Three saves in a row failed, or the last one.
         """
         if self.store is None:
             return
+        self._finish()
+        is_best = is_best or step == self._lost_best_step  # the same weights once more
+        content = state()
+        check_plain(content)
+        if self._in_background and self._num_saved and not is_last_chance:
+            copied = self._copy.take(content)
+            self._thread = self._thread or ThreadPoolExecutor(1, "save")
+            future = self._thread.submit(self._write_copy, copied, step, is_best)
+            self._writing = future.result, step, is_best
+        else:
+            store = self.store
+            self._writing = lambda: store.save(content, step, is_best), step, is_best
+            self._finish(is_last_chance)
+
+    def has_saved(self, step: int) -> bool:
+        """Return whether the state of a step is on disk, after waiting for what is being written.
+
+        Raises:
+            ResourceError: Three saves in a row failed.
+        """
+        self._finish()
+        return self.saved_step == step
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what is being written, or give it up when the process was told to leave at once."""
         try:
-            self.store.save(state(), step, is_best)
+            if error and not isinstance(error, Exception):
+                raise error
+            self._finish()
+        except Exception as failure:
+            if error is None:
+                raise
+            log.warning("%s", failure)
+        except BaseException:  # a second Ctrl-C, now or before
+            if self.store:
+                self.store.give_up.set()
+            raise
+        finally:
+            if self._thread:
+                self._thread.shutdown()
+                self._thread = None
+
+    def _write_copy(self, copied: Mapping[str, Any], step: int, is_best: bool) -> None:
+        assert self.store is not None
+        self._copy.wait()
+        self.store.save(copied, step, is_best)
+
+    def _finish(self, is_last_chance: bool = False) -> None:
+        """Wait for what is being written, and count whether that went well."""
+        if self._writing is None:
+            return
+        (result, step, is_best), self._writing = self._writing, None
+        try:
+            result()
         except ResourceError as error:
             self._num_failed += 1
+            self._lost_best_step = step if is_best else self._lost_best_step
             if is_last_chance or self._num_failed >= MAX_FAILED_SAVES:
                 raise
-            log.warning("%s; training goes on and saves again later", error)
+            also = " best.pt does not hold the newest best;" if is_best else ""
+            log.warning("%s;%s training goes on and saves again later", error, also)
         else:
-            self.saved_step, self._num_failed = step, 0
+            self.saved_step, self._num_failed, self._num_saved = step, 0, self._num_saved + 1
 
 
 def state_bytes(state: Mapping[str, Any]) -> int:

@@ -105,6 +105,9 @@ class TrainerSettings:
     keep: Annotated[int, AtLeast(1)] = 2
     """How many of the newest checkpoints stay on disk, besides the best."""
 
+    save_in_background: bool = False
+    """Copy the state and train on while a thread writes it. Takes memory of the CPU for one more copy of the state."""
+
     log_every_steps: Annotated[int, AtLeast(1)] = 50
     """Read loss and rate from the device, and log them, after every so many steps."""
 

@@ -87,7 +87,7 @@ class Trainer:
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks = logger or Logger([]), list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
-        self.saver, self.journal = Saver(checkpoints, settings.keep), Journal(self)
+        self.saver, self.journal = Saver(checkpoints, settings.keep, settings.save_in_background), Journal(self)
 
         self.progress = Progress()
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
@@ -129,10 +129,10 @@ class Trainer:
         self.saver.prepare(self.state_dict())
         self.tell("on_fit_start")
         try:
-            with StopSignals(self.settings.max_time_s) as self._signals:
+            with StopSignals(self.settings.max_time_s) as self._signals, self.saver:
                 with suppress(EvaluationStopped):
                     self._train()
-                if self.saver.saved_step != self.progress.step or self.is_best:
+                if not self.saver.has_saved(self.progress.step) or self.is_best:
                     self._save(is_last_chance=True)
                 self.signal = self._signals.received
         finally:

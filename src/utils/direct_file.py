@@ -9,6 +9,7 @@ import sys
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 
 if sys.platform == "linux":
@@ -26,6 +27,7 @@ class DirectFile:
 
     Args:
         path: Must not exist.
+        give_up: When this is set, the next piece fails.
 
     Attributes:
         num_bytes: Written so far.
@@ -33,10 +35,11 @@ class DirectFile:
         error: What went wrong with the disk, if anything; callers written in C lose it on the way.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, give_up: Event | None = None) -> None:
         self.num_bytes = self.checksum = 0
         self.error: OSError | None = None
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the umask takes from it
+        self._give_up = give_up or Event()
         self._pieces: list[memoryview] = []
         self._filled = 0
         self._thread: ThreadPoolExecutor | None = None
@@ -82,6 +85,9 @@ class DirectFile:
 
     def _pass_on(self) -> None:
         """Give the full piece to the thread, and go on with the other one."""
+        if self._give_up.is_set():
+            self.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            raise self.error
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "write")
             self._set_direct(True)
