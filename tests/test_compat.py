@@ -214,7 +214,7 @@ def test_rule_7_or_refused_with_the_right_spelling(changes: dict[str, Any], told
 def test_a_config_of_ours_in_json_is_not_taken_for_one_of_theirs(project: Path) -> None:
     (project / "ours.json").write_text('{"name": "x", "model": {"type": "x", "args": {"arch": 1}}}')
     (project / "ours.yaml").write_text("arch: 1")
-    assert not is_classical(["-c", "ours.json"]) and not is_classical(["-c", "ours.yaml", "a.b=c.pt"])
+    assert not is_classical(["-c", "ours.json"]) and not is_classical(["-c", "ours.yaml", "a.b=c.pt", "a.b=c.pth"])
     assert is_classical(["-c", "config.json"]) and is_classical(["-r", "x.pth"]) and is_classical(["--project=."])
 
 

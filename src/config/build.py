@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.config.kinds import USED_AS_IS
+from src.config.kinds import USED_AS_IS, is_module
 from src.config.references import with_values
 from src.config.registry import find
 from src.config.settings import Component, Config
@@ -42,6 +42,8 @@ def build(
     """
     target = find(kind, component.type)
     given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
+    if kind in ("model", "module"):
+        given = {name: _with_modules(value) for name, value in given.items()}
     given = _with_tensors(target, {**_wanted(target, provided, given), **given})
     if kind in USED_AS_IS and not isinstance(target, type):
         return functools.partial(target, *args, **given) if args or given else target
@@ -55,6 +57,15 @@ def build(
         message = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
         chosen = DataError if kind == "data" and isinstance(error, OSError) else ConfigError
         raise chosen(f"{kind} {component.type}(...): {message}{_written_at(component)}") from error
+
+
+def _with_modules(value: Any) -> Any:
+    """Returns an argument of a model with every part that is described in it built."""
+    if is_module(value):
+        return build("module", Component(value["type"], value.get("args") or {}))
+    if isinstance(value, Mapping):
+        return {key: _with_modules(child) for key, child in value.items()}
+    return [_with_modules(child) for child in value] if isinstance(value, list) else value
 
 
 def _written_at(component: Component) -> str:

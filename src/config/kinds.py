@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from src.config.catalogue import Definition
 
 WORDS = {"data": "dataset", "transforms": "transform", "metrics": "metric", "hooks": "hook", "sinks": "sink"}
+WORDS |= {"module": "part of a model"}
 """What one component of a kind is called where that is not the name of its section."""
 
 USED_AS_IS = {"transforms": 1, "loss": 2, "metrics": 2, "collate_fn": 1, "worker_init_fn": 1}
@@ -34,6 +37,7 @@ _METHODS: dict[str, tuple[str, ...]] = {
     "sampler": ("__iter__",),
     "batch_sampler": ("__iter__",),
     "model": ("forward",),
+    "module": ("forward",),
     "loss": ("forward",),
     "metrics": ("update", "__call__"),
     "optimizer": ("step",),
@@ -45,11 +49,18 @@ _METHODS: dict[str, tuple[str, ...]] = {
 """A class of a kind has at least one of these."""
 
 _BASES: dict[str, str] = {"data": "Dataset", "model": "Module", "loss": "Module", "optimizer": "Optimizer"}
+_BASES |= {"module": "Module"}
 _BASES |= {"lr_scheduler": "LRScheduler", "task": "Task", "hooks": "Hook", "metrics": "Metric", "sinks": "Sink"}
 
 
 _NAMES = {"loss": r"\w*(Loss|_loss|entropy|kl_div)\w*", "model": r"(?!\w*Loss|\w*Buffer|\w*Parameter)\w+"}
 _NAMES |= {"sampler": r"(?!Batch)\w*Sampler", "batch_sampler": r"Batch\w*Sampler", "collate_fn": r"\w*collate\w*"}
+_NAMES |= {"module": _NAMES["model"]}
+
+
+def is_module(value: Any) -> bool:
+    """Says whether an argument of a model is itself to be built: a mapping of `type`, alone or with `args`."""
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and set(value) <= {"type", "args"}
 
 
 def looks_like(kind: str, name: str, definition: Definition) -> bool:
@@ -75,10 +86,13 @@ def is_right_kind(kind: str, part: Any) -> bool:
     if not isinstance(part, type):
         is_function = inspect.isroutine(part) or isinstance(part, functools.partial)
         return is_function and kind not in ("hooks", "task", "sinks")
-    if kind in ("model", "loss"):
+    if kind in ("model", "module", "loss"):
         from torch import nn
 
-        return issubclass(part, nn.Module) or (kind == "loss" and callable(getattr(part, "forward", None)))
+        is_settings = kind == "module" and is_dataclass(part)  # what a library's function takes besides a model
+        return (
+            issubclass(part, nn.Module) or is_settings or (kind == "loss" and callable(getattr(part, "forward", None)))
+        )
     if kind == "optimizer":
         from torch.optim import Optimizer
 

@@ -32,6 +32,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "collate_fn": ("src.data", "torch.utils.data"),
     "worker_init_fn": ("src.data",),
     "model": ("src.model", "torch.nn"),
+    "module": ("src.model", "torch.nn"),
     "loss": ("src.model.loss", "src.model", "torch.nn", "torch.nn.functional"),
     "metrics": ("src.model.metric", "src.model", "sklearn.metrics", "torchmetrics"),
     "optimizer": ("src.trainer", "torch.optim"),
@@ -56,9 +57,8 @@ LIBRARIES: dict[str, str] = {
     "transformers": r"Auto\w+\.from_(pretrained|config)",
     "sklearn.preprocessing": _CLASSES,
     "sklearn.metrics": r"[a-z]\w*",
-    "peft": r"get_peft_model",
-    "albumentations": _CLASSES,
-    "albumentations.pytorch": _CLASSES,
+    "peft": r"get_peft_model|\w+Config",
+    **{f"albumentations{part}": _CLASSES for part in ("", ".pytorch")},
     "kornia.augmentation": _CLASSES,
     "kornia.losses": r"\w+",
     **{f"torchvision.models{part}": r"[A-Za-z]\w*" for part in ("", ".detection", ".segmentation", ".video")},
@@ -140,7 +140,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             part = getattr(part, attribute)
         except AttributeError:
             raise ConfigError(f"{target.module} has no `{attribute}`") from None
-    is_torch_class = isinstance(part, type) and kind in ("model", "loss", "optimizer", "lr_scheduler")
+    is_torch_class = isinstance(part, type) and kind in ("model", "module", "loss", "optimizer", "lr_scheduler")
     if not is_right_kind(kind, part) or not (is_torch_class or _comes_from_allowed(part)):
         raise ConfigError(f"{name} cannot be used as {word}: it is {_described(part)}")
     return part  # type: ignore[no-any-return]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_type_hints
 
-from src.config.checks import components
-from src.config.kinds import PROVIDED, USED_AS_IS
+from src.config.checks import components, named
+from src.config.kinds import PROVIDED, USED_AS_IS, is_module
 from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest
 from src.config.references import Reference
 from src.config.registry import HOMES, find
@@ -26,7 +26,8 @@ def check_components(config: Config) -> None:
         ConfigError: With all mistakes, one a line.
     """
     mistakes = Mistakes(config.places)
-    for path, component in components(config):
+    inner = [each for path, model in named(config.model, "model") for each in modules(model.args, (*path, "args"))]
+    for path, component in [*components(config), *inner]:
         kind = kind_at(path)
         try:
             target = find(kind, component.type)
@@ -39,7 +40,16 @@ def check_components(config: Config) -> None:
 
 def kind_at(path: KeyPath) -> str:
     """Returns which kind of component stands at a key path: `("data", "val", "transforms", 0)` -> `transforms`."""
-    return next(str(key) for key in reversed(path) if key in HOMES)
+    return "module" if "args" in path else next(str(key) for key in reversed(path) if key in HOMES)
+
+
+def modules(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Component]]:
+    """Yields the parts that the arguments of a model describe, and where they are written."""
+    if is_module(value):
+        yield path, Component(value["type"], value.get("args") or {})
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from modules(child, (*path, key))
 
 
 def check_arguments(

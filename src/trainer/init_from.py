@@ -1,4 +1,4 @@
-"""Starting a model from the weights of another run, and saying which of them were taken."""
+"""Starting a model from weights that are there already, and saying which of them were taken."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from src.trainer.resume import best_weights, open_checkpoint, strip_prefixes
+from src.trainer.resume import strip_prefixes
 from src.trainer.settings import InitFrom
+from src.trainer.weight_file import read_weights
 from src.utils.errors import CheckpointError
 from src.utils.paths import project_path, shown_path
 
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def init_weights(model: nn.Module, given: str | InitFrom) -> None:
-    """Start `model` from the weights of a run or checkpoint, taking nothing else from it.
+    """Start `model` from the weights of a run, checkpoint or file of weights, taking nothing else from it.
 
     Args:
         model: Gets the weights.
@@ -27,8 +28,8 @@ def init_weights(model: nn.Module, given: str | InitFrom) -> None:
         CheckpointError: There is no such checkpoint, nothing of it fits, or with `strict` something does not.
     """
     settings = InitFrom(given) if isinstance(given, str) else given
-    run_dir, state = open_checkpoint(project_path(settings.path), "best")
-    take_weights(model, best_weights(state), settings, f"init_from {shown_path(run_dir)}")
+    path = project_path(settings.path)
+    take_weights(model, read_weights(path), settings, f"init_from {shown_path(path)}")
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Tensor], settings: InitFrom, where: str) -> None:

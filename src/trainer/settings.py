@@ -16,10 +16,10 @@ DEFAULT_EPOCHS = 10
 
 @dataclass(frozen=True)
 class InitFrom:
-    """Which weights of another run a model starts from. Names are as in `model.state_dict()`, after `rename`."""
+    """Which ready weights a model starts from. Names are as in `model.state_dict()`, after `rename`."""
 
     path: str
-    """Checkpoint or run directory."""
+    """Run directory, checkpoint, or a file of weights of another program: `.pth`, `.safetensors`."""
 
     include: tuple[str, ...] = ()
     """Take only these, e.g. `["backbone.*"]`; all when empty."""
@@ -28,7 +28,7 @@ class InitFrom:
     """Leave these out, e.g. `["head.*"]`."""
 
     rename: Mapping[str, str] = field(default_factory=dict)
-    """Beginnings of names there, and what they are here: `{encoder.: backbone.}`."""
+    """Beginnings of names there, and what they are here: `{encoder.: backbone.}`; `{"": body.}` is put before all."""
 
     strict: bool = True
     """Refuse to start when anything chosen is missing, unexpected or of another shape."""
@@ -124,7 +124,7 @@ class TrainerSettings:
     """Folder of all runs, relative to the project: `<save_dir>/<name>/<run id>/`."""
 
     init_from: str | InitFrom | None = None
-    """Checkpoint or run directory whose weights the model starts from; all else starts afresh."""
+    """Run directory, checkpoint or file of weights that the model starts from; all else starts afresh."""
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot.
