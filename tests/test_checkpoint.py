@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from enum import Enum
@@ -57,6 +58,51 @@ def test_last_is_the_newest_best_is_the_best_and_only_keep_older_ones_stay(store
 def test_last_and_best_cost_no_bytes_where_the_file_system_has_links(store: CheckpointStore) -> None:
     path = store.save(state(1), 1, is_best=True)
     assert path.stat().st_nlink == 3
+
+
+def test_without_links_last_and_best_are_copies_that_are_on_disk(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, synced = os.fsync, []
+
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", note)
+    for step in (1, 2):
+        store.save(state(step), step, is_best=step == 1)
+    for name, step in (("last.pt", 2), ("best.pt", 1)):
+        assert saved_step(store.folder / name) == step
+        assert (store.folder / name).stat().st_ino in synced
+
+
+def test_a_run_can_be_read_while_it_saves_and_lets_go_of_what_is_being_read(store: CheckpointStore) -> None:
+    store.keep, done = 1, threading.Event()
+    store.save(state(0), 0, is_best=False)
+
+    def save() -> None:
+        step = 0
+        while not done.is_set():
+            step += 1
+            store.save(state(step), step, is_best=False)
+
+    writer = threading.Thread(target=save)
+    writer.start()
+    try:
+        reader, steps = CheckpointStore(store.folder), []
+        while len(steps) < 60:
+            content = reader.newest()[1]
+            steps.append(content["progress"]["step"])
+            assert float(content["model"]["weight"][0]) == steps[-1]
+    finally:
+        done.set()
+        writer.join()
+    assert steps == sorted(steps)
 
 
 def test_a_checkpoint_loads_in_plain_torch_without_the_project(store: CheckpointStore, tmp_path: Path) -> None:
@@ -155,6 +201,22 @@ def test_a_packed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> No
             packed.writestr(record.filename, whole.read(record))
     with pytest.raises(CheckpointError, match="packed records"):
         load_checkpoint(tmp_path / "bomb.pt")
+
+
+def test_records_that_claim_more_bytes_than_the_file_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plain.pt"
+    torch.save(state(1), path)
+    with zipfile.ZipFile(path) as whole:
+        listed = whole.infolist()
+        place = whole.start_dir
+    data = bytearray(path.read_bytes())
+    for record in listed:
+        if record.filename.endswith("data/0"):
+            place = data.index(record.filename.encode(), place) - 46
+            data[place + 20 : place + 28] = (2**31).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"plain.pt: claims to hold more bytes than it has"):
+        load_checkpoint(path)
 
 
 class Colour(Enum):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from src.logger.logger import Logger
 from src.trainer.checkpoint import CheckpointStore
+from src.trainer.hooks import Hook
 from src.trainer.resume import open_checkpoint
+from src.trainer.trainer import Trainer
 from src.utils.command import exit_code, run_command, shortage
 from src.utils.errors import NumericsError, ResourceError
 from tests.test_chaos import in_child, state
@@ -54,8 +58,11 @@ def test_a_disk_too_small_for_two_states_is_found_before_the_first_step(small_di
     assert trainer.progress.step == 0
 
 
-def test_a_read_only_folder_during_the_run_is_forgiven_twice_and_then_ends_it(small_disk: Path) -> None:
-    trainer = make_trainer(small_disk / "run", epochs=5)
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_read_only_folder_during_the_run_is_forgiven_twice_and_then_ends_it(
+    small_disk: Path, in_background: bool
+) -> None:
+    trainer = make_trainer(small_disk / "run", epochs=5, save_in_background=in_background)
     save, saves = trainer.saver.store.save, []  # type: ignore[union-attr]
 
     def turn_read_only(*args: Any) -> Path:
@@ -69,6 +76,31 @@ def test_a_read_only_folder_during_the_run_is_forgiven_twice_and_then_ends_it(sm
         trainer.fit()
     assert len(saves) == 4, "one that worked, and three that did not"
     assert open_checkpoint(small_disk / "run")[1]["progress"]["step"] == 7
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_disk_that_fills_up_during_the_run_and_has_room_again_costs_nothing_but_those_saves(
+    small_disk: Path, in_background: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fill(Hook):
+        def on_step_end(self, trainer: Trainer) -> None:
+            if trainer.progress.step == 10:
+                trainer.saver._finish()
+                with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
+                    while file.write(bytes(1024)):
+                        pass
+            if trainer.progress.step == 24:
+                trainer.saver._finish()
+                (small_disk / "filler").unlink()
+
+    trainer = make_trainer(small_disk / "run", hooks=(Fill(),), save_in_background=in_background)
+    trainer.logger = Logger()  # its files are on the same disk
+    trainer.fit()
+    assert caplog.text.count("cannot be saved: No space left on device; 0 MiB are free there") == 2
+    store = CheckpointStore(small_disk / "run" / "checkpoints")
+    assert [path.stem for path in sorted(store.folder.glob("step-*.pt"))] == ["step-00000028", "step-00000035"]
+    assert store.newest()[1]["progress"]["step"] == 35
+    assert not list(store.folder.glob(".tmp-*"))
 
 
 def test_a_limit_on_file_sizes_is_reported_like_a_full_disk(tmp_path: Path) -> None:

@@ -106,15 +106,18 @@ class CheckpointStore:
         Raises:
             CheckpointError: There is none.
         """
-        reasons = []
-        for manifest_path in sorted(self.folder.glob("step-*.json"), reverse=True):
-            path = manifest_path.with_suffix(".pt")
-            try:
-                return path, load_checkpoint(path)
-            except CheckpointError as error:
-                reasons.append(str(error))
-                log.warning("skipped a checkpoint: %s", error)
-        raise CheckpointError("\n".join(reasons) or f"{shown_path(self.folder)}: holds no checkpoint yet")
+        while True:
+            reasons, found = [], sorted(self.folder.glob("step-*.json"), reverse=True)
+            for manifest_path in found:
+                path = manifest_path.with_suffix(".pt")
+                try:
+                    return path, load_checkpoint(path)
+                except CheckpointError as error:
+                    if manifest_path.exists():  # else a run that goes on has newer ones
+                        reasons.append(str(error))
+                        log.warning("skipped a checkpoint: %s", error)
+            if all(manifest_path.exists() for manifest_path in found):
+                raise CheckpointError("\n".join(reasons) or f"{shown_path(self.folder)}: holds no checkpoint yet")
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[Path, int, int]:
         """Put `state` on the disk; return where, its size and its checksum."""
@@ -149,7 +152,8 @@ class CheckpointStore:
         try:
             os.link(path, temporary)
         except OSError:  # no hard links on this file system
-            shutil.copyfile(path, temporary)
+            with path.open("rb") as source, DirectFile(temporary, self.give_up) as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
         temporary.replace(self.folder / name)
         temporary.unlink(missing_ok=True)  # two links to one file: POSIX rename does nothing and leaves both
 

@@ -38,7 +38,8 @@ class DirectFile:
     def __init__(self, path: Path, give_up: Event | None = None) -> None:
         self.num_bytes = self.checksum = 0
         self.error: OSError | None = None
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the umask takes from it
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._descriptor = os.open(path, flags, 0o666)  # the umask takes from it
         self._give_up = give_up or Event()
         self._pieces: list[memoryview] = []
         self._filled = 0
