@@ -33,6 +33,10 @@ def main(argv: Sequence[str]) -> int:
     if answered is not None:
         print(answered)
         return 0
+    if arguments.replay:
+        from src.replay import replay
+
+        return replay(arguments.replay, arguments.overrides, arguments.trusted)
     config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments)
     if arguments.check:
         from src.check import check

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from src.logger.logger import Logger
 from src.trainer.checkpoint import CheckpointStore
@@ -21,7 +20,7 @@ from src.trainer.hooks import Hook
 from src.trainer.resume import open_checkpoint
 from src.trainer.trainer import Trainer
 from src.utils.command import exit_code, run_command, shortage
-from src.utils.errors import NumericsError, ResourceError
+from src.utils.errors import ResourceError
 from tests.test_chaos import in_child, state
 from tests.trainer_kit import make_trainer
 
@@ -146,41 +145,6 @@ def test_errors_that_are_bugs_keep_their_traceback() -> None:
 
     with pytest.raises(ValueError, match="x"):
         run_command(fail)
-
-
-class NanGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0] * float("nan")
-
-
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}, {"accumulate_steps": 2}])
-def test_a_gradient_that_is_nan_under_a_finite_loss_is_found_named_and_not_applied(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    class Breaks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.calls = nn.Linear(6, 3), 0
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            self.calls += self.training
-            outputs: Tensor = self.layer(inputs)
-            return NanGradient.apply(outputs) if self.calls == 6 else outputs  # type: ignore[no-any-return,no-untyped-call]
-
-    trainer = make_trainer(tmp_path, **options)
-    optimizer, model = trainer.optimizers["optimizer"], Breaks()
-    trainer.step.forward = trainer.model = model
-    optimizer.param_groups[0]["params"][:] = model.parameters()
-    trainer.step._parameters[:] = model.parameters()
-    with pytest.raises(NumericsError, match=r"step [36]: the loss is finite, but the gradient of .* is not; nothing"):
-        trainer.fit()
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert trainer.progress.step == (2 if "accumulate_steps" in options else 5)
 
 
 def test_a_save_dir_that_cannot_be_written_ends_with_2_before_anything_is_built(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class Arguments:
     """Keys that may differ from the run that goes on, though they should not."""
 
     check: bool = False
+    replay: Path | None = None
     print_config: bool = False
     list_kind: str | None = None
     explain: str | None = None
@@ -87,7 +88,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     options = parser.parse_intermixed_args(argv)
     if options.print_config and options.config is None:
         parser.error("--print-config needs -c CONFIG; the config of a run is RUN/config.yaml")
-    is_answered_without = options.list_kind is not None or options.explain is not None
+    is_answered_without = any(each is not None for each in (options.list_kind, options.explain, options.replay))
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
@@ -103,6 +104,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
         trusted=tuple(options.trust),
         allowed=tuple(options.allow_change),
         check=options.check,
+        replay=options.replay,
         print_config=options.print_config,
         list_kind=options.list_kind,
         explain=options.explain,
@@ -125,6 +127,7 @@ def _add_questions(parser: Parser) -> None:
     )
     group = parser.add_argument_group("instead of training")
     group.add_argument("--check", action="store_true", help="build everything, try one step, report; write nothing")
+    group.add_argument("--replay", type=Path, metavar="FILE", help="repeat the step of a failure capsule, and tell")
     group.add_argument("--print-config", action="store_true", help="print the resolved config, and where it says so")
     group.add_argument(
         "--list",

@@ -128,6 +128,13 @@ class Loader:
         is_aligned = all(size % ALIGNMENT == 0 for size in sizes)
         return max(1, min(len(self), SLICED_BYTES // max(1, sum(sizes)))) if is_aligned else 1
 
+    def rows(self, epoch: int, first: int, count: int) -> list[list[int]] | None:
+        """Return which rows of the dataset make `count` batches from number `first` on; None for iterable data."""
+        if self._order is None:
+            return None
+        ids = self.part.row_ids()
+        return [ids[rows].tolist() for rows in islice(self._order.batches(epoch, first), count)]
+
     def peek(self, num_rows: int) -> Any:
         """Return a batch of the first rows, at most `num_rows`, read in this process, as the first epoch has them."""
         num_rows = min(num_rows, self.settings.batch_size)

@@ -13,6 +13,9 @@ from src.trainer.resume import load_weights
 from src.utils.errors import CheckpointError
 from src.utils.seed import rng_state, set_rng_state
 
+YOUNGER = ("guard",)
+"""Owners that older checkpoints do not hold; they start afresh."""
+
 
 class Stateful(Protocol):
     """What can be saved and put back."""
@@ -36,6 +39,8 @@ class Progress:
     """Rows trained on, repeats counted."""
     evaluated_step: int = 0
     """Step of the newest evaluation."""
+    bad_steps: int = 0
+    """Steps that were left out or rolled back, because their numbers had gone wrong."""
     micro_batches: int = 1
     """Pieces that each batch is computed in, since memory ran out."""
 
@@ -115,13 +120,15 @@ def restore_state(stateful: Mapping[str, Stateful], state: Mapping[str, Any], wh
     Raises:
         CheckpointError: The names differ, or a state does not fit its owner.
     """
-    missing = [name for name in stateful if name not in state]
+    missing = [name for name in stateful if name not in state and name not in YOUNGER]
     if missing:
         raise CheckpointError(
             f"{where}: holds no {', '.join(missing)}; it was saved by a run without. To start from its weights only, "
             f"use trainer.init_from"
         )
     for name, owner in stateful.items():
+        if name not in state:
+            continue
         if isinstance(owner, nn.Module):
             load_weights(owner, state[name], where)
             continue

@@ -114,6 +114,16 @@ class TrainerSettings:
     profile: ProfileSettings | None = None
     """Write a trace of a few steps into `profile/` of the run, for TensorBoard or Perfetto: `{steps: [10, 15]}`."""
 
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What follows a loss or gradient of nan or inf: `stop` the run, `skip` the step, or `rollback`: what is trained
+    goes back to a copy at most 50 steps old, the data go on. That copy takes as much memory again, checkpoints too."""
+
+    loss_spikes: Literal["stop", "skip", "rollback"] | None = None
+    """The same for a loss that jumps: over 6 standard deviations above the mean of the last 128. Default: nothing."""
+
+    max_bad_steps: Annotated[int, AtLeast(0)] = 10
+    """How many bad steps may be skipped or rolled back in a run; one more stops it."""
+
     device: str = "auto"
     """`auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:1`, `mps`."""
 

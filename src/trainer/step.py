@@ -51,6 +51,8 @@ class Step:
         self.max_grad_norm = settings.max_grad_norm
         self.amp = autocast(settings.amp_dtype, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp_dtype == "fp16")
+        self.look: Callable[[Sequence[Tensor]], None] = _pass_over
+        """Called with all parameters when their gradients are complete, before the weights change."""
         self.grad_norm: Tensor | None = None
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
@@ -101,6 +103,7 @@ class Step:
         else:
             if self.max_grad_norm is not None:
                 self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+            self.look(self._parameters)
             for optimizer in self.optimizers.values():
                 optimizer.step()
             return
@@ -115,6 +118,7 @@ class Step:
         correct_shares(self._parameters, weights)
         if self.max_grad_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.look(self._parameters)
         for optimizer in trained:
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -187,8 +191,8 @@ class Step:
             self._mark("metrics")
 
 
-def _pass_over(part: str) -> None:
-    """Mark nothing."""
+def _pass_over(_: object) -> None:
+    """Mark nothing, look at nothing."""
 
 
 def check_own_update(settings: TrainerSettings) -> None:

@@ -94,6 +94,7 @@ class Trainer:
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
         self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take, self.progress)
         self.account = Account(self.step, self.device, train_loader)
+        self.guard = Guard(self)
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         metrics = metrics or MetricSet({})
         self.val_meters = Meters(copy.deepcopy(metrics), self.device)
@@ -109,12 +110,12 @@ class Trainer:
         self.signal: int | None = None
         """SIGINT or SIGTERM if a signal, or the end of `max_time`, stopped this run."""
 
-        self.guard = Guard(self)
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
         self.stateful = name_memory(
             self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, progress=
             self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger, scaler=self.step.scaler,
+            guard=self.guard,
         )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
@@ -131,7 +132,7 @@ class Trainer:
         try:
             with StopSignals(self.settings.max_time_s) as self._signals, self.saver:
                 with suppress(EvaluationStopped):
-                    self._train()
+                    self.guard.repeat_if_bad(self._train)
                 if not self.saver.has_saved(self.progress.step) or self.is_best:
                     self._save(is_last_chance=True)
                 self.signal = self._signals.received
@@ -158,7 +159,7 @@ class Trainer:
         started_s, samples_before, batches_before = time.perf_counter(), self.progress.samples, self.progress.batch
         host_batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
         for batches in self.account.groups(host_batches, self.settings.accumulate_steps):
-            self.step.make(batches)
+            self.guard.make(batches)
             self.progress.step += 1
             self.progress.batch += len(batches)
             for schedule in self.schedules.values():
@@ -175,7 +176,7 @@ class Trainer:
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave."""
-        self.guard.take(output.loss, batch)
+        self.guard.take(output.loss)
         self.progress.samples += output.num_rows
         self.meters.update(output)
 
@@ -248,7 +249,7 @@ class Trainer:
     def _save(self, is_last_chance: bool = False) -> None:
         """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
-        self.guard.check(self.meters.loss.compute())  # never save weights that a loss of nan has touched
+        self.guard.check(self.meters.loss.compute(), before_saving=True)  # what nan has touched is never saved
         with self.account.spending("saving"):
             self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
