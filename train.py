@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.answers import answer
 from src.config.command_line import Arguments, parse_training
+from src.config.mistakes import placed
 from src.utils.command import run_command
 
 if TYPE_CHECKING:
@@ -38,6 +39,14 @@ def main(argv: Sequence[str]) -> int:
 
         return replay(arguments.replay, arguments.overrides, arguments.trusted)
     config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments)
+    with placed(config.places):
+        return check_or_train(arguments, config, run_dir, state, [Path(sys.argv[0]).name, *argv])
+
+
+def check_or_train(
+    arguments: Arguments, config: Config, run_dir: Path | None, state: dict[str, Any] | None, command: Sequence[str]
+) -> int:
+    """Do what the command line asks for with a config that is right as far as can be told without building it."""
     if arguments.check:
         from src.check import check
 
@@ -47,7 +56,6 @@ def main(argv: Sequence[str]) -> int:
     from src.logger.console import setup_console
 
     setup_console(arguments.quiet, arguments.verbose)
-    command = [Path(sys.argv[0]).name, *argv]
     with served(config) if arguments.board else nullcontext():
         if arguments.folds:
             from src.folds import train_folds
@@ -73,7 +81,7 @@ def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] 
 
     use_folder(arguments.config.parent if arguments.config else None)
     trust(arguments.trusted)
-    config = load_config(arguments.config, arguments.overrides) if arguments.config else None
+    config = load_config(arguments.config, arguments.overrides, whole_report=True) if arguments.config else None
     if arguments.resume is None:
         assert config is not None  # the command line asks for one of the two
         return config, None, None

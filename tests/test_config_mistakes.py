@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+import train
 from src.config import Config, load_config
+from src.config.registry import use_folder
 from src.config.signatures import check_components
+from src.utils.command import run_command
 from src.utils.errors import ConfigError
 
 GOOD = """\
@@ -199,6 +202,53 @@ def test_unsafe_names(name: str, tmp_path: Path) -> None:
 def test_wrong_overrides(override: str, expected: str, tmp_path: Path) -> None:
     found = mistakes_of(tmp_path, GOOD, [override])
     assert any(line.startswith(expected) for line in found), found
+
+
+@pytest.fixture
+def no_folder() -> Iterator[None]:
+    """Commands make the folder of their config a home: forget it."""
+    yield
+    use_folder(None)
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_one_report_holds_mistakes_of_keys_values_and_signatures_from_file_base_and_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below.yaml").write_text(with_line(6, "optimizer: {type: SGD, args: {lr: '1e-4', momentm: 0.9}}"))
+    (tmp_path / "x.yaml").write_text(
+        "base: below.yaml\nloader: {batch_size: '64', suffle: true}\nmodel: {type: mlp.MPL}\n"
+        "metrics: [acuracy]\nlr_scheduler: {type: StepLR, args: {gama: 0.1}}\ntrainer: {monitor: max val/accurac}\n"
+    )
+    words = ["-c", str(tmp_path / "x.yaml"), "optimizer.args.lrr=3", "seed=x", f"trainer.save_dir={tmp_path / 'runs'}"]
+    assert run_command(lambda: train.main(words)) == 2
+    lines = capsys.readouterr().err.replace(f"{tmp_path}/", "").splitlines()
+    for expected in (
+        "x.yaml:2:10 loader.batch_size: a whole number is needed, found '64'; leave out the quotes",
+        "x.yaml:2:28 loader.suffle: unknown key; did you mean `shuffle`?",
+        "x.yaml:3:9 model.type: unknown model `mlp.MPL`|src/model/mlp.py has no `MPL`; did you mean `MLP`?",
+        "x.yaml:4:11 metrics.0.type: unknown metric `acuracy`; did you mean `accuracy`?",
+        "x.yaml:5:37 lr_scheduler.args.gama: unknown argument; did you mean `gamma`?",
+        "x.yaml:5:30 lr_scheduler.args.step_size: missing; StepLR needs it",
+        "x.yaml:6:11 trainer.monitor: this run logs no metric `accurac`; did you mean",
+        "below.yaml:6:31 optimizer.args.lr: a number > 0 is needed, found '1e-4'; leave out the quotes",
+        "below.yaml:6:43 optimizer.args.momentm: unknown argument; did you mean `momentum`?",
+        "command line #1 optimizer.args.lrr: unknown argument; did you mean `lr`?",
+        "command line #2 seed: a whole number is needed, found 'x'",
+    ):
+        assert any(part in line for line in lines for part in expected.split("|")), (expected, lines)
+    assert len(lines) == 11
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["below.yaml", "x.yaml"]
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_what_is_found_out_while_building_has_its_place_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = "{type: mlp.MLP, args: {in_features: 64, hidden: [8], out_features: 10}}"
+    (tmp_path / "x.yaml").write_text(with_line(3, f"model: {args}") + "parameters: {freeze: [layer.*]}\n")
+    words = ["-c", str(tmp_path / "x.yaml"), f"trainer.save_dir={tmp_path / 'runs'}"]
+    assert run_command(lambda: train.main(words)) == 2
+    told = capsys.readouterr().err.replace(f"{tmp_path}/", "")
+    assert told.startswith("error: x.yaml:8:14 parameters.freeze: 'layer.*' matches no parameter of the model; did you")
 
 
 def test_ten_mistakes_make_ten_lines(tmp_path: Path) -> None:

@@ -99,6 +99,21 @@ def test_mistakes(override: str, expected: str) -> None:
     assert any(line.startswith("command line #1 ") and expected in line for line in lines), lines
 
 
+def test_what_a_class_offers_is_known_as_well_as_what_an_object_does() -> None:
+    class Rows:
+        num_classes = 3
+
+        def __init__(self) -> None:
+            self.width = 4
+
+    component = Component("mlp.MLP", {"out_features": Reference("${data.num_clases}")})
+    with pytest.raises(ConfigError, match="did you mean `num_classes`"):
+        build("model", component, available={"data": Rows()})
+    component = Component("mlp.MLP", {"out_features": Reference("${data.x}")})
+    with pytest.raises(ConfigError, match="known: num_classes, width"):
+        build("model", component, available={"data": Rows()})
+
+
 def test_a_cycle_is_shown(tmp_path: Path) -> None:
     found = mistakes_of(tmp_path, GOOD + "seed: ${trainer.keep}\n", ["trainer.keep=${seed}"])
     assert "x.yaml:8:1 seed: refers to itself: seed -> trainer.keep -> seed" in found

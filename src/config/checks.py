@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest
+from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest, unquoted
 from src.config.references import Reference
 from src.config.settings import Component, Config, ScheduleSettings
 from src.data.settings import LoaderSettings
@@ -135,7 +135,7 @@ def _check_rates(config: Config, mistakes: Mistakes) -> None:
             continue
         where = (*path, "args", "lr")
         if isinstance(lr, bool) or not isinstance(lr, int | float):
-            mistakes.add(where, f"a number > 0 is needed, found {found(lr)}")
+            mistakes.add(where, f"a number > 0 is needed, found {found(lr)}{unquoted(lr)}")
         elif not math.isfinite(lr):
             mistakes.add(where, f"must be finite, found {lr}")
         elif lr <= 0:

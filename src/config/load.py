@@ -16,14 +16,19 @@ from src.config.yaml_file import Node, places, plain
 from src.utils.errors import ConfigError
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path, overrides: Sequence[str] = (), whole_report: bool = False) -> Config:
     """Reads a config file with its bases, applies `key.path=value` overrides, and checks everything but signatures.
+
+    Args:
+        path: Of the file.
+        overrides: `key.path=value` texts that lie over it.
+        whole_report: Where something is wrong, look at the signatures too, and tell all at once: imports torch.
 
     Raises:
         ConfigError: With all mistakes, one a line, each with its place.
     """
     mistakes = Mistakes()
-    return _checked(read_layers(path, overrides, mistakes), mistakes)
+    return _checked(read_layers(path, overrides, mistakes), mistakes, whole_report)
 
 
 def config_from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "config") -> Config:
@@ -38,11 +43,15 @@ def config_from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), o
     return _checked(apply_overrides(_node(values, origin), overrides, mistakes), mistakes)
 
 
-def _checked(tree: Node, mistakes: Mistakes) -> Config:
+def _checked(tree: Node, mistakes: Mistakes, whole_report: bool = False) -> Config:
     mistakes.places = places(tree)
     config = read_config(resolve(plain(tree), mistakes), mistakes)
     if config is not None:
         check_sections(config, mistakes)
+        if mistakes.lines and whole_report:
+            from src.config.signatures import note_components
+
+            note_components(config, mistakes)
     mistakes.stop_if_any()
     assert config is not None
     return config

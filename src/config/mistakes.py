@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from src.utils.errors import ConfigError
@@ -20,11 +23,11 @@ class Mistakes:
     def __init__(self, places: Mapping[KeyPath, str] | None = None) -> None:
         self.places: Mapping[KeyPath, str] = places or {}
         self.lines: list[str] = []
-        self._sections: set[str | int] = set()
+        self._paths: set[KeyPath] = set()
 
     def add(self, path: KeyPath, what: str) -> None:
         """Notes what is wrong with the value at `path`."""
-        self._sections.update(path[:1])
+        self._paths.add(path)
         self.add_at(self.at(path), what)
 
     def at(self, path: KeyPath) -> str:
@@ -44,12 +47,38 @@ class Mistakes:
 
     def touch(self, *sections: str) -> bool:
         """Says whether one of these sections has a mistake: what follows from it would only confuse."""
-        return not self._sections.isdisjoint(sections)
+        return any(path[:1] == (section,) for path in self._paths for section in sections)
+
+    def knows(self, path: KeyPath) -> bool:
+        """Says whether something wrong with the value at `path` is noted already."""
+        return path in self._paths
 
     def stop_if_any(self) -> None:
         """Raises one `ConfigError` with all mistakes, one a line."""
         if self.lines:
             raise ConfigError("\n".join(self.lines))
+
+
+@contextmanager
+def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
+    """Puts the place where a key was written before the lines of a `ConfigError` that begin with the key alone.
+
+    What is found out while objects are built is told by rooms that do not know the config.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        lines = [_with_place(line, Mistakes(places)) for line in str(error).splitlines()]
+        if lines == str(error).splitlines():
+            raise
+        raise type(error)("\n".join(lines)) from error
+
+
+def _with_place(line: str, mistakes: Mistakes) -> str:
+    key = re.match(r"([a-z_]+(\.\w+)*): ", line)
+    path = tuple(int(word) if word.isdecimal() else word for word in key[1].split(".")) if key else ()
+    place = mistakes.place(path) if any(each[:1] == path[:1] for each in mistakes.places if each) else ""
+    return f"{place} {line}" if place else line
 
 
 def dotted(path: KeyPath) -> str:
@@ -67,6 +96,14 @@ def found(value: Any) -> str:
         return {None: "nothing (null)", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def unquoted(value: Any) -> str:
+    """Says that a text would be a number without its quotes."""
+    try:
+        return "; leave out the quotes" if isinstance(value, str) and math.isfinite(float(value)) else ""
+    except ValueError:
+        return ""
 
 
 def printable(text: str) -> str:

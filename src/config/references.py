@@ -213,8 +213,9 @@ def _attribute(available: Mapping[str, object], path: KeyPath) -> Any:
 def _public(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [str(key) for key in value]
-    properties = {name for cls in type(value).__mro__ for name, each in vars(cls).items() if isinstance(each, property)}
-    return sorted(name for name in {*getattr(value, "__dict__", {}), *properties} if not name.startswith("_"))
+    classes = [cls for cls in type(value).__mro__ if cls.__module__.split(".")[0] not in ("torch", "typing")]
+    of_class = {name for cls in classes for name, each in vars(cls).items() if not callable(each)}
+    return sorted(name for name in {*getattr(value, "__dict__", {}), *of_class} if not name.startswith("_"))
 
 
 def _text_value(text: str, lookup: Lookup) -> Any:

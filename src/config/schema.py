@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from src.config.mistakes import KeyPath, Mistakes, found, nearest
+from src.config.mistakes import KeyPath, Mistakes, found, nearest, unquoted
 from src.config.references import Reference
 
 INVALID: Any = type("Invalid", (), {"__repr__": lambda self: "INVALID"})()
@@ -40,13 +40,11 @@ def read(annotation: Any, value: Any, path: KeyPath, mistakes: Mistakes, hint: H
     if origin in (Union, types.UnionType):
         chosen = choose_arm(arguments, value)
         if chosen is None:
-            mistakes.add(
-                path, f"{describe(annotation)} is needed, found {found(value)}{_near_literal(annotation, value)}"
-            )
+            mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_meant(annotation, value)}")
             return INVALID
         return read(chosen, value, path, mistakes, hint)
     if not fits(annotation, value):
-        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_near_literal(annotation, value)}")
+        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_meant(annotation, value)}")
         return INVALID
     if annotation is float and not math.isfinite(value):
         mistakes.add(path, f"must be finite, found {value}")
@@ -117,6 +115,13 @@ def fits(annotation: Any, value: Any) -> bool:
     if _is_settings(annotation):
         return isinstance(value, Mapping) or (isinstance(value, str) and "type" in annotations_of(annotation))
     return isinstance(value, Mapping)
+
+
+def _meant(annotation: Any, value: Any) -> str:
+    """Says what a value of the wrong type may have been meant to be: a near word, or the number between its quotes."""
+    if isinstance(value, str) and any(could_be(annotation, number) for number in (1, 1.5)):
+        return unquoted(value)
+    return _near_literal(annotation, value)
 
 
 def _near_literal(annotation: Any, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, dotted, found, nearest
 from src.config.schema import INVALID, annotations_of, read, read_fields
-from src.config.settings import Component, Config, DataSettings, PartSettings, common_loader
+from src.config.settings import UNNAMED, Component, Config, DataSettings, PartSettings, common_loader
 from src.data.settings import LoaderSettings, SplitSettings
 from src.logger.settings import LoggerSettings
 from src.trainer.settings import TrainerSettings
@@ -67,7 +67,7 @@ def read_config(values: Mapping[Any, Any], mistakes: Mistakes) -> Config | None:
         return None
     kept = {key: value for key, value in ready.items() if value is not INVALID}
     # Stand-ins for what is missing let the other sections be checked; the noted mistakes stop the config later.
-    return Config(**{"name": "unnamed", "model": Component("unnamed"), **kept}, places=mistakes.places)
+    return Config(**{"name": "unnamed", "model": UNNAMED, **kept}, places=mistakes.places)
 
 
 def hint(key: str, path: KeyPath, known: set[str]) -> str:

@@ -28,6 +28,10 @@ class Component:
     """Where it was written, for messages; not part of what the config says."""
 
 
+UNNAMED = Component("unnamed")
+"""Stands in for a component that is missing, so that the rest can be checked."""
+
+
 @dataclass(frozen=True)
 class LossTerm(Component):
     """One of several losses that are added up."""

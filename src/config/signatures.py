@@ -9,11 +9,11 @@ from typing import Any, get_type_hints
 
 from src.config.checks import components, named
 from src.config.kinds import PROVIDED, USED_AS_IS, is_module
-from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest
+from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest, unquoted
 from src.config.references import Reference
 from src.config.registry import HOMES, find
 from src.config.schema import could_be, describe
-from src.config.settings import Component, Config
+from src.config.settings import UNNAMED, Component, Config
 from src.utils.errors import ConfigError
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -26,8 +26,16 @@ def check_components(config: Config) -> None:
         ConfigError: With all mistakes, one a line.
     """
     mistakes = Mistakes(config.places)
+    note_components(config, mistakes)
+    mistakes.stop_if_any()
+
+
+def note_components(config: Config, mistakes: Mistakes) -> None:
+    """Notes what `check_components` raises, next to what is wrong besides."""
     inner = [each for path, model in named(config.model, "model") for each in modules(model.args, (*path, "args"))]
     for path, component in [*components(config), *inner]:
+        if component is UNNAMED:  # stands for what is missing, which is noted already
+            continue
         kind = kind_at(path)
         try:
             target = find(kind, component.type)
@@ -35,7 +43,6 @@ def check_components(config: Config) -> None:
             mistakes.add((*path, "type"), str(error))
         else:
             check_arguments(kind, target, component, path, mistakes)
-    mistakes.stop_if_any()
 
 
 def kind_at(path: KeyPath) -> str:
@@ -73,10 +80,11 @@ def check_arguments(
             close = nearest(str(name), names)
             hint = f"did you mean `{close}`?" if close else f"{called} takes {listed(names) or 'no arguments'}"
             mistakes.add(where, f"unknown argument; {hint}")
-        elif isinstance(value, Reference):
+        elif isinstance(value, Reference) or mistakes.knows(where):
             continue
         elif name in hints and not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
-            mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}")
+            meant = unquoted(value) if could_be(hints[name], 1.5) else ""
+            mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}{meant}")
     provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in {*component.args, *provided}:

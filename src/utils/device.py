@@ -25,23 +25,25 @@ def find_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if name.replace(",", "").isdigit():
         if "," in name:
-            raise ConfigError(f"device: {name}: this command trains on one device; name one, for example 0")
+            raise ConfigError(f"trainer.device: {name}: this command trains on one device; name one, for example 0")
         name = f"cuda:{name}"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(
-            f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number"
+            f"trainer.device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number"
         ) from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number")
+        raise ConfigError(f"trainer.device: unknown device {name!r}; use auto, cpu, cuda, cuda:0, mps or a GPU number")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError(f"device: {name}: no CUDA device for this torch ({torch.__version__}); use cpu or auto")
+            raise ConfigError(
+                f"trainer.device: {name}: no CUDA device for this torch ({torch.__version__}); use cpu or auto"
+            )
         if (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(f"device: {name}: found {torch.cuda.device_count()} GPU(s), numbered from 0")
+            raise ConfigError(f"trainer.device: {name}: found {torch.cuda.device_count()} GPU(s), numbered from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device: mps: not available with this torch ({torch.__version__}); use cpu or auto")
+        raise ConfigError(f"trainer.device: mps: not available with this torch ({torch.__version__}); use cpu or auto")
     return device
 
 
