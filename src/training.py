@@ -42,22 +42,25 @@ def train(
         command: The command line, for the record.
         allowed: Keys that may differ from the run that goes on, though they should not.
     """
-    from src.config.changes import check_changes
-    from src.config.signatures import check_components
+    from src.utils.host_memory import keep_freed_memory, lasting_objects
 
-    check_components(config)
+    with lasting_objects():
+        from src.config.signatures import check_components
+
+        check_components(config)
+        from src.config.changes import check_changes
+        from src.experiment import build_experiment, build_sinks, build_trainer
+        from src.logger.console import log_to_file
+        from src.logger.logger import Logger, check_sinks
+        from src.logger.run_dir import RunDir, check_writable
+        from src.trainer.init_from import init_weights
+        from src.utils.device import find_device, load_compiler, make_deterministic
+        from src.utils.paths import project_path
+        from src.utils.seed import seed_everything
+
+        load_compiler()
+
     changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
-
-    from src.experiment import build_experiment, build_sinks, build_trainer
-    from src.logger.console import log_to_file
-    from src.logger.logger import Logger, check_sinks
-    from src.logger.run_dir import RunDir, check_writable
-    from src.trainer.init_from import init_weights
-    from src.utils.device import find_device, make_deterministic
-    from src.utils.host_memory import keep_freed_memory
-    from src.utils.paths import project_path
-    from src.utils.seed import seed_everything
-
     check_sinks(config.logger)
     check_writable(project_path(config.trainer.save_dir))
     keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from src.trainer.step import Step, drop_gradients
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.direct_file import CHUNK_BYTES
-from src.utils.host_memory import keep_freed_memory
+from src.utils.host_memory import keep_freed_memory, lasting_objects
 from tests.conftest import ROOT
 
 SRC = str(ROOT / "src")
@@ -64,6 +65,32 @@ def test_help_imports_no_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
+
+
+def test_a_run_imports_what_it_needs_and_python_walks_over_none_of_it_again(tmp_path: Path) -> None:
+    code = (
+        "import gc, sys, train\n"
+        f"words = ['-c', 'configs/line.yaml', 'trainer.epochs=1', 'trainer.save_dir={tmp_path}']\n"
+        "assert train.main([*words, 'logger.tensorboard=false']) == 0\n"
+        "print([name for name in ('pandas', 'sklearn', 'tensorboard', 'matplotlib') if name in sys.modules])\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 5 * len(gc.get_objects()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-2:] == ["[]", "True True"]
+
+
+def test_only_the_first_of_several_runs_in_a_process_leaves_objects_out_of_the_search_for_garbage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What one run leaves behind for the search must not be out of its reach in the next."""
+    frozen: list[int] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: len(frozen))
+    for _ in range(2):
+        with lasting_objects():
+            pass
+        assert gc.isenabled()
+    assert frozen == [1]
 
 
 @pytest.mark.parametrize(

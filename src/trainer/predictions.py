@@ -6,15 +6,17 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from src.data.part import Part
 from src.utils.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["classes", "binary", "values"]
 Decode = Callable[[Tensor], Any]
@@ -88,6 +90,8 @@ def prediction_tables(
 
     Its first column is `row`: the row's number in its dataset, or what the dataset's `row_id` says.
     """
+    import pandas as pd  # slow to import, and training does without
+
     decode = decode or getattr(part.dataset, "decode", None)
     num_rows = 0
     for batch in outputs:

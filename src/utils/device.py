@@ -81,3 +81,8 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+def load_compiler() -> None:
+    """Import torch's compiler: the first optimizer would, used or not, where a second's imports cost more."""
+    import torch._dynamo  # noqa: F401
