@@ -70,13 +70,18 @@ def input_loaders(run: SavedRun, text: str) -> Iterator[Loader]:
         ConfigError: The input is of another kind than what the run was trained on.
         DataError: There is no such input, or it cannot be read.
     """
+    from src.data.images import IMAGE_SUFFIXES, ImageFiles
     from src.data.part import Part
-    from src.data.unlabelled import IMAGE_SUFFIXES, ImageFiles, table_chunks
+    from src.data.unlabelled import table_chunks
 
     path, learned = Path(text.rpartition(":")[0] if ".npz:" in text else text), run.state["data"]
     is_table = text == "-" or any(suffix in TABLE_SUFFIXES for suffix in path.suffixes)
     if text != "-" and not path.exists():
         raise DataError(f"--input {text}: no such file or folder")
+    if "words" in learned:
+        dataset: Any = run.texts(path)
+        yield run.loader(Part("input", dataset, None, run.transforms()))
+        return
     if is_table != ("numbers" in learned):
         wanted = "a CSV file" if "numbers" in learned else "a folder of images, or an array in a .npy or .npz file"
         raise ConfigError(f"--input {text}: this run was trained on {run.dataset.type}; give {wanted}")
@@ -87,7 +92,7 @@ def input_loaders(run: SavedRun, text: str) -> Iterator[Loader]:
             yield run.loader(Part("input", chunk, None, run.transforms()), batch_size=batch_size, num_workers=0)
         return
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        dataset: Any = ImageFiles(path, num_channels(run))
+        dataset = ImageFiles(path, num_channels(run))
     elif path.suffix in (".npy", ".npz"):
         dataset = run.inputs(str(Path.cwd() / text))
     else:

@@ -81,7 +81,8 @@ def train_folds(config: Config, arguments: Arguments, command: Sequence[str]) ->
             log.warning("fold %d of %d was stopped; go on with: --folds %d -r auto", fold, split.folds, split.folds)
             return code
     setup_console()  # what follows is not for the log of the last fold
-    print(pool(folder, split.folds, arguments.trusted))
+    assert arguments.config is not None  # the command line asks for it
+    print(pool(folder, split.folds, (*arguments.trusted, f"{arguments.config.parent}/")))
     return 0
 
 
@@ -148,7 +149,7 @@ def pool(folder: Path, num_folds: int, trusted: Sequence[str] = ()) -> str:
     Args:
         folder: Holds `fold-1`, `fold-2`, ...
         num_folds: How many.
-        trusted: Packages that the config may name classes of.
+        trusted: Packages, and folders with a slash behind, that the config may name classes of.
     """
     pooled: Meters | None = None
     values: list[dict[str, float]] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from src.config.build import build
+from src.config.build import build, build_dataset
 from src.config.load import config_from_dict
 from src.config.registry import find, trust, use_recorded_folder
 from src.config.settings import Component
@@ -154,6 +154,15 @@ class SavedRun:
         """Return the rows of a `.npy` file or `file.npz:name` as this model takes them."""
         is_image = bool(getattr(find("data", self.dataset.type), "is_image", False))
         return input_arrays(file, self.dataset.args.get("dtype"), is_image)
+
+    def texts(self, path: Path) -> Any:
+        """Return the texts of a file, with the vocabulary of the training data."""
+        own = self.dataset.args
+        column = own.get("text") if path.suffix in (".csv", ".tsv") else None
+        args = {**own, "file": str(path.absolute()), "text": column, "target": None}
+        texts = build_dataset(replace(self.dataset, args=args))
+        texts.load_state_dict(self.state["data"])
+        return texts
 
     @property
     def transform_settings(self) -> Sequence[Component]:

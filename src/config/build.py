@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src.config.checks import tokenizer_of
 from src.config.kinds import USED_AS_IS, is_module
 from src.config.references import with_values
 from src.config.registry import find
@@ -45,7 +47,7 @@ def build(
     if kind in ("model", "module"):
         given = {name: _with_modules(value) for name, value in given.items()}
     given = _with_tensors(target, {**_wanted(target, provided, given), **given})
-    if kind in USED_AS_IS and not isinstance(target, type):
+    if kind in USED_AS_IS and not isinstance(target, type) and not inspect.ismethod(target):
         return functools.partial(target, *args, **given) if args or given else target
     try:
         return target(*args, **given)
@@ -111,12 +113,20 @@ def _build_datasets(named: Mapping[str, Component]) -> dict[str, Any]:
     wrong: list[str] = []
     for name, component in named.items():
         try:
-            datasets[name] = build("data", component)
+            datasets[name] = build_dataset(component)
         except DataError as error:
             wrong.append(str(error))
     if wrong:
         raise DataError("\n".join(wrong))
     return datasets
+
+
+def build_dataset(dataset: Component) -> Any:
+    """Builds a dataset, the tokenizer among its arguments first."""
+    tokenizer = tokenizer_of(dataset)
+    if tokenizer is not None:
+        dataset = replace(dataset, args={**dataset.args, "tokenizer": build("tokenizer", tokenizer)})
+    return build("data", dataset)
 
 
 def _with_tensors(target: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from src.config.kinds import is_module
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest, unquoted
 from src.config.references import Reference
 from src.config.settings import Component, Config, ScheduleSettings
@@ -33,11 +34,11 @@ def check_sections(config: Config, mistakes: Mistakes) -> None:
 def components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
     """Yields every component of the config and where it is written, in reading order."""
     if config.data.source is not None:
-        yield ("data",), config.data.source
+        yield from _dataset(("data",), config.data.source)
     yield from _listed(("data", "transforms"), config.data.transforms)
     for name, part in config.data.parts.items():
         if part.type is not None:
-            yield ("data", name), part.type
+            yield from _dataset(("data", name), part.type)
         yield from _listed(("data", name, "transforms"), part.transforms or ())
     for section in ("model", "loss", "optimizer", "lr_scheduler", "task"):
         yield from named(getattr(config, section), section)
@@ -45,6 +46,23 @@ def components(config: Config) -> Iterable[tuple[KeyPath, Component]]:
     yield from _loader_components(config)
     yield from _listed(("hooks",), config.hooks)
     yield from _listed(("logger", "sinks"), config.logger.sinks)
+
+
+def _dataset(path: KeyPath, dataset: Component) -> Iterable[tuple[KeyPath, Component]]:
+    """Yields a dataset and the tokenizer among its arguments."""
+    yield path, dataset
+    if (tokenizer := tokenizer_of(dataset)) is not None:
+        yield (*path, "args", "tokenizer"), tokenizer
+
+
+def tokenizer_of(dataset: Component) -> Component | None:
+    """Returns what the argument `tokenizer` of a dataset names, if it has one."""
+    given = dataset.args.get("tokenizer")
+    if isinstance(given, str):
+        return Component(given)
+    if isinstance(given, Mapping) and is_module(given):
+        return Component(given["type"], given.get("args") or {})
+    return None
 
 
 def _loaders(config: Config) -> Iterable[tuple[KeyPath, LoaderSettings]]:

@@ -15,7 +15,7 @@ WORDS = {"data": "dataset", "transforms": "transform", "metrics": "metric", "hoo
 WORDS |= {"module": "part of a model"}
 """What one component of a kind is called where that is not the name of its section."""
 
-USED_AS_IS = {"transforms": 1, "loss": 2, "metrics": 2, "collate_fn": 1, "worker_init_fn": 1}
+USED_AS_IS = {"transforms": 1, "tokenizer": 1, "loss": 2, "metrics": 2, "collate_fn": 1, "worker_init_fn": 1}
 """Kinds of which a plain function is the component itself, and with how many positional arguments it is called."""
 
 PROVIDED: dict[str, tuple[int, frozenset[str]]] = {
@@ -32,6 +32,7 @@ PROVIDED: dict[str, tuple[int, frozenset[str]]] = {
 _METHODS: dict[str, tuple[str, ...]] = {
     "data": ("__getitem__", "__getitems__", "__iter__"),
     "transforms": ("__call__", "forward"),
+    "tokenizer": ("encode", "__call__"),
     "collate_fn": ("__call__",),
     "worker_init_fn": ("__call__",),
     "sampler": ("__iter__",),
@@ -55,11 +56,12 @@ _BASES |= {"lr_scheduler": "LRScheduler", "task": "Task", "hooks": "Hook", "metr
 
 _NAMES = {"loss": r"\w*(Loss|_loss|entropy|kl_div)\w*", "model": r"(?!\w*Loss|\w*Buffer|\w*Parameter)\w+"}
 _NAMES |= {"sampler": r"(?!Batch)\w*Sampler", "batch_sampler": r"Batch\w*Sampler", "collate_fn": r"\w*collate\w*"}
+_NAMES |= {"tokenizer": r"words|characters|\w*[Tt]okenizer\w*"}
 _NAMES |= {"module": _NAMES["model"]}
 
 
 def is_module(value: Any) -> bool:
-    """Says whether an argument of a model is itself to be built: a mapping of `type`, alone or with `args`."""
+    """Says whether an argument is itself to be built: a mapping of `type`, alone or with `args`."""
     return isinstance(value, Mapping) and isinstance(value.get("type"), str) and set(value) <= {"type", "args"}
 
 

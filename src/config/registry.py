@@ -27,6 +27,7 @@ from src.utils.paths import PROJECT_ROOT, shown_path
 HOMES: dict[str, tuple[str, ...]] = {
     "data": ("src.data",),
     "transforms": ("src.data.transforms", "src.data"),
+    "tokenizer": ("src.data.text", "src.data"),
     "sampler": ("src.data", "torch.utils.data"),
     "batch_sampler": ("src.data", "torch.utils.data"),
     "collate_fn": ("src.data", "torch.utils.data"),
@@ -67,10 +68,7 @@ LIBRARIES: dict[str, str] = {
 """Modules of known packages, and which of their names a config may use."""
 
 # torch as a whole holds `torch.load` and `torch.hub`; a library of parts only may be trusted by its first name.
-_LIBRARY_ROOTS = {
-    "torch.utils.data",
-    *(name if name.startswith("torch.") else name.split(".")[0] for name in LIBRARIES),
-}
+_LIBRARY_ROOTS = {name if name.startswith("torch.") else name.split(".")[0] for name in LIBRARIES}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
 _trusted: set[str] = set()
 _folders: list[Path] = []

@@ -47,7 +47,9 @@ def note_components(config: Config, mistakes: Mistakes) -> None:
 
 def kind_at(path: KeyPath) -> str:
     """Returns which kind of component stands at a key path: `("data", "val", "transforms", 0)` -> `transforms`."""
-    return "module" if "args" in path else next(str(key) for key in reversed(path) if key in HOMES)
+    if "args" in path:
+        return "tokenizer" if path[-1] == "tokenizer" and path[0] == "data" else "module"
+    return next(str(key) for key in reversed(path) if key in HOMES)
 
 
 def modules(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Component]]:

@@ -67,7 +67,7 @@ class FrameDataset(Dataset[Any]):
         chosen = list(features) if features is not None else [*frame.columns]
         chosen = [c for c in chosen if c not in (*self.target_names, *ignore)]
         for column in [*chosen, *categorical, *ignore, *self.target_names]:
-            _check_column(column, frame, where)
+            column_in(frame, column, where)
         needed = self.target_names if missing == "fill" else [*chosen, *self.target_names]
         frame = _without_missing(frame, needed, where, missing)
         self._frame = frame
@@ -207,8 +207,7 @@ class FrameDataset(Dataset[Any]):
         Raises:
             DataError: There is none of this name.
         """
-        _check_column(name, self._frame, self.where)
-        return self._frame[name].to_numpy()
+        return column_in(self._frame, name, self.where).to_numpy()
 
     def content(self, rows: Tensor) -> Any:
         """Return the features of these rows before preprocessing: what makes two rows the same."""
@@ -230,11 +229,17 @@ def place(where: str, row: int, column: str) -> str:
     return f"{where} row {row + 1} column {column}"
 
 
-def _check_column(column: str, frame: pd.DataFrame, where: str) -> None:
+def column_in(frame: pd.DataFrame, column: str, where: str) -> pd.Series[Any]:
+    """Return a column of a table.
+
+    Raises:
+        DataError: There is none of this name; names the nearest.
+    """
     if column not in frame.columns:
         near = get_close_matches(str(column), [str(each) for each in frame.columns], 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, frame.columns))}"
         raise DataError(f"{where}: no column {column!r}; {hint}")
+    return frame[column]
 
 
 def _without_missing(frame: pd.DataFrame, columns: list[str], where: str, missing: str) -> pd.DataFrame:

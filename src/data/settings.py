@@ -99,7 +99,7 @@ class LoaderSettings:
     An argument `sampler` is filled in: it gives all rows in a new order each epoch."""
 
     collate_fn: str | None = None
-    """Function that makes a batch of a list of samples, e.g. `text.collate` in `src/data/text.py`."""
+    """Function that makes a batch of a list of samples, e.g. `text.pad` in `src/data/text.py`."""
 
     num_workers: Annotated[int, AtLeast(0)] = 0
     """Processes that read ahead; 0 reads in the training process."""

@@ -1,4 +1,4 @@
-"""Inputs without labels, for a model that is already trained: tables, arrays, folders of images.
+"""Inputs without labels, for a model that is already trained: tables and arrays; images are in `images.py`.
 
 Nothing of the training data is needed: what was learned from them comes from the checkpoint.
 """
@@ -9,18 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from src.data.arrays import Arrays
 from src.data.frame import FrameDataset, Missing
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import DataError
 from src.utils.paths import shown_path
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def table_chunks(
@@ -87,46 +83,3 @@ def input_arrays(file: str, dtype: str | None, is_image: bool) -> Arrays:
 class _ImageBytes(Arrays):
     def _converted(self, inputs: Tensor) -> Tensor:
         return inputs.float() / 255
-
-
-class ImageFiles(Dataset[Tensor]):
-    """The images of a folder, or one image, as float32 [C, H, W] in 0..1, in the order of their names.
-
-    Args:
-        path: Folder, searched with all folders below it, or an image file.
-        num_channels: 1 reads them as grey, 3 as colour.
-
-    Raises:
-        ConfigError: Reading images needs a package that is not installed.
-        DataError: There is no image.
-    """
-
-    is_image = True
-
-    def __init__(self, path: Path, num_channels: int = 3) -> None:
-        try:
-            from PIL import Image
-        except ImportError:
-            raise ConfigError('reading image files needs pillow: pip install -e ".[images]"') from None
-        self._open = Image.open
-        self._mode = "L" if num_channels == 1 else "RGB"
-        self._root = path if path.is_dir() else path.parent
-        found = path.rglob("*") if path.is_dir() else [path]
-        self.files = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-        if not self.files:
-            raise DataError(f"{shown_path(path)}: no image in it; images end in {', '.join(IMAGE_SUFFIXES)}")
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int) -> Tensor:
-        try:
-            with self._open(self.files[row]) as image:
-                pixels = np.array(image.convert(self._mode), dtype=np.float32) / 255
-        except Exception as error:  # Pillow raises nearly anything on damaged files
-            raise DataError(f"{shown_path(self.files[row])}: cannot be read as an image: {error}") from error
-        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
-
-    def row_id(self, row: int) -> str:
-        """Return the file's name within the folder."""
-        return self.files[row].relative_to(self._root).as_posix()
