@@ -8,8 +8,9 @@ import random
 import signal
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from multiprocessing import active_children
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, WeightedRa
 
 from src.data.loader import Loader
 from src.data.part import Part
+from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
 from src.utils.errors import ConfigError, DataError, WorkerError
 from src.utils.seed import mix_seed
@@ -125,6 +127,60 @@ def test_an_epoch_gives_each_row_once_and_its_tail_is_the_same_from_any_start(
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 40) | st.integers(2**32, 2**70), max_size=6))
 def test_a_mixed_seed_is_the_first_word_of_numpys_seed_sequence(parts: list[int]) -> None:
     assert mix_seed(*parts) == int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@given(num_rows=st.integers(1, 5000), seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 5000), max_size=4))
+def test_a_computed_permutation_has_each_row_once_and_can_start_anywhere(
+    num_rows: int, seed: int, cuts: list[int]
+) -> None:
+    order = Permutation(num_rows, seed)[0:num_rows]
+    assert order.sort().values.tolist() == list(range(num_rows))
+    places = sorted(min(cut, num_rows) for cut in cuts)
+    parts = Permutation(num_rows, seed)
+    for first, last in [*pairwise(places), *pairwise(places[::-2][::-1])]:
+        assert torch.equal(parts[first:last], order[first:last])
+
+
+def test_a_computed_permutation_looks_random() -> None:
+    """Each row comes to each place about as often, and neighbours part."""
+    num_rows, num_seeds = 8, 4000
+    counts = torch.zeros(num_rows, num_rows)
+    for seed in range(num_seeds):
+        counts[torch.arange(num_rows), Permutation(num_rows, seed)[0:num_rows]] += 1
+    expected = num_seeds / num_rows
+    assert float(((counts - expected) ** 2 / expected).sum()) < 98  # chi-squared, 49 degrees of freedom: p < 4e-5
+    order = Permutation(10**8, 0)[0 : 10**5].double()
+    assert abs(float(torch.corrcoef(torch.stack([order[1:], order[:-1]]))[0, 1])) < 0.015
+    assert abs(float(order.mean()) / 10**8 - 0.5) < 0.005
+
+
+class Endless(Dataset[Tensor]):
+    """A hundred million rows that take no memory."""
+
+    def __len__(self) -> int:
+        return 10**8
+
+    def read_batch(self, rows: Tensor) -> Tensor:
+        return rows.clone()
+
+
+def test_shuffling_a_hundred_million_rows_holds_none_of_them_and_starts_anywhere_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a permutation of all rows was drawn")
+
+    monkeypatch.setattr(torch, "randperm", refuse)
+    loader = Loader(Part("train", Endless()), LoaderSettings(batch_size=1000), shuffle=True, seed=3)
+    tracemalloc.start()
+    near, far = list(islice(loader.batches(2), 30)), list(islice(loader.batches(2, 99_990), 30))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(near) == 30 and len(far) == 10
+    assert torch.equal(near[17], next(loader.batches(2, 17)))
+    assert torch.cat(near + far).unique().numel() == 40_000
+    assert not torch.equal(near[0], next(loader.batches(3)))
+    assert peak < 4 << 20
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

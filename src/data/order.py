@@ -10,9 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from src.data.part import ORDER_STREAM, Part
+from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
 from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
 
+MAX_DRAWN_ROWS = 1 << 22
+"""Up to so many rows `torch.randperm` shuffles: 32 MiB, 0.1 s an epoch. Longer orders are computed batch by batch."""
 MakeSampler = Callable[[Part, Generator], Iterable[Any]]
 """Makes the sampler of one epoch from the part and a generator seeded by (seed, epoch)."""
 
@@ -66,11 +69,16 @@ class RowOrder:
             return
         num_rows = len(self.part)
         end = num_rows - num_rows % self.batch_size if self.drop_last else num_rows
-        order = torch.randperm(num_rows, generator=self._generator(epoch)) if self.shuffle else None
+        order = self._shuffled(epoch, num_rows) if self.shuffle else None
         size = self.batch_size * at_once
         for first in range(start * self.batch_size, end, size):
             last = min(first + size, end)
             yield torch.arange(first, last) if order is None else order[first:last]
+
+    def _shuffled(self, epoch: int, num_rows: int) -> Tensor | Permutation:
+        if num_rows > MAX_DRAWN_ROWS:
+            return Permutation(num_rows, mix_seed(ORDER_STREAM, self.seed, epoch))
+        return torch.randperm(num_rows, generator=self._generator(epoch))
 
     def _generator(self, epoch: int) -> Generator:
         return Generator().manual_seed(mix_seed(ORDER_STREAM, self.seed, epoch))
