@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  # what it imports itself is not what is looked for
 
 from src.config import registry
 from src.config.registry import HOMES, find, known_names, trust, use_folder

@@ -11,17 +11,21 @@ A run id such as 1121_054238 stands for the newest run. Long runs may be cut by 
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
+from torch.utils.data import DataLoader
 
+from src.data.settings import LoaderSettings
 from tests.conftest import ROOT
 
 
@@ -131,6 +135,27 @@ def test_one_file_and_one_line_of_yaml_add_a_part(code: Block, section: Block, c
     if name in ("confidence", "modest"):
         shown = {"confidence": "cohen_kappa_score", "modest": "entropy"}[name]
         assert shown in done.stdout + done.stderr, done.stdout
+
+
+def test_every_option_of_the_loader_is_shown_and_works(copy: Path) -> None:
+    (text,) = (block.text for block in blocks("README.md") if block.text.startswith("loader:"))
+    shown = set(re.findall(r"^  (\w+):|: +(\w+): \{type", text, re.M))
+    names = {first or second for first, second in shown}
+    known = set(inspect.signature(DataLoader).parameters) - {"dataset", "generator", "pin_memory_device"}
+    assert names == known == {each.name for each in fields(LoaderSettings)}
+    values = yaml.safe_load(text)
+    sampled, batched = (dict(values["loader"]) for _ in range(2))
+    alternatives = [yaml.safe_load(line) for line in re.findall(r"#.*: +(\w*sampler: .*)", text)]
+    del sampled["shuffle"]
+    for name in ("shuffle", "batch_size", "drop_last"):
+        del batched[name]
+    words = yaml.safe_load((copy / "configs/tutorials/words.yaml").read_text(encoding="utf-8"))
+    loaders = (values["loader"], sampled | alternatives[0], batched | alternatives[1])
+    for number, loader in enumerate(loaders):
+        config = copy / "configs" / "tutorials" / f"words_{number}.yaml"
+        config.write_text(yaml.safe_dump({**words, **values, "loader": loader}), encoding="utf-8")
+        done = run(f"python train.py -c configs/tutorials/{config.name} -d cpu trainer.max_steps=2", copy)
+        assert done.returncode == 0, done.stderr
 
 
 def test_what_is_done_without_make_is_what_make_does() -> None:

