@@ -16,6 +16,9 @@ from src.config.answers import answer
 from src.config.command_line import Arguments, parse_training
 from src.config.mistakes import placed
 from src.utils.command import run_command
+from src.utils.errors import ConfigError
+from src.utils.launched import find_ranks
+from src.utils.ranks import Ranks
 
 if TYPE_CHECKING:
     from src.config.settings import Config
@@ -38,13 +41,21 @@ def main(argv: Sequence[str]) -> int:
         from src.replay import replay
 
         return replay(arguments.replay, arguments.overrides, arguments.trusted)
-    config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments)
+    ranks = find_ranks()
+    if (code := ranks.recall("code")) is not None:  # an earlier attempt has ended, and not by accident
+        return int(code)
+    config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments, ranks)
     with placed(config.places):
-        return check_or_train(arguments, config, run_dir, state, [Path(sys.argv[0]).name, *argv])
+        return check_or_train(arguments, config, run_dir, state, [Path(sys.argv[0]).name, *argv], ranks)
 
 
 def check_or_train(
-    arguments: Arguments, config: Config, run_dir: Path | None, state: dict[str, Any] | None, command: Sequence[str]
+    arguments: Arguments,
+    config: Config,
+    run_dir: Path | None,
+    state: dict[str, Any] | None,
+    command: Sequence[str],
+    ranks: Ranks,
 ) -> int:
     """Do what the command line asks for with a config that is right as far as can be told without building it."""
     if arguments.check:
@@ -53,17 +64,22 @@ def check_or_train(
         for line in check(config, run_dir, state, arguments.allowed):
             print(line)
         return 0
+    if arguments.folds and ("," in config.trainer.device or not ranks.is_alone):
+        raise ConfigError(f"--folds: trains in one process, on one device; found {config.trainer.device}")
+    if ranks.is_alone and "," in config.trainer.device:
+        return start_ranks(config)
     from src.logger.console import setup_console
 
-    setup_console(arguments.quiet, arguments.verbose)
-    with served(config) if arguments.board else nullcontext():
+    if ranks.is_main:
+        setup_console(arguments.quiet, arguments.verbose)
+    with served(config) if arguments.board and ranks.is_main else nullcontext():
         if arguments.folds:
             from src.folds import train_folds
 
             return train_folds(config, arguments, command)
         from src.training import train
 
-        return train(config, run_dir, state, command, arguments.allowed)
+        return train(config, run_dir, state, command, arguments.allowed, ranks)
 
 
 def served(config: Config) -> AbstractContextManager[None]:
@@ -74,33 +90,58 @@ def served(config: Config) -> AbstractContextManager[None]:
     return board(project_path(config.trainer.save_dir) / config.name)
 
 
-def open_run(arguments: Arguments) -> tuple[Config, Path | None, dict[str, Any] | None]:
-    """Return the config, and for a resume the run directory and its checkpoint."""
+def start_ranks(config: Config) -> int:
+    """Start this command again as one process for each device of the config, and return the exit code."""
+    from src.utils.device import find_device, split_devices
+    from src.utils.launch import launch
+
+    devices = split_devices(config.trainer.device)
+    for device in devices:
+        find_device(device)
+    return launch([sys.executable, *sys.argv], len(devices), config.trainer.parallel_settings.max_restarts)
+
+
+def open_run(arguments: Arguments, ranks: Ranks) -> tuple[Config, Path | None, dict[str, Any] | None]:
+    """Return the config, and for a resume the run directory and its checkpoint.
+
+    Ranks that were started again go on with the run of their first attempt.
+    """
     from src.config.load import config_from_dict, load_config
     from src.config.registry import trust, use_folder, use_recorded_folder
 
     use_folder(arguments.config.parent if arguments.config else None)
     trust(arguments.trusted)
     config = load_config(arguments.config, arguments.overrides, whole_report=True) if arguments.config else None
-    if arguments.resume is None:
+    wanted = earlier_attempt(ranks) or arguments.resume
+    if wanted is None:
         assert config is not None  # the command line asks for one of the two
         return config, None, None
 
-    from src.trainer.resume import newest_run, open_checkpoint
+    from src.trainer.resume import newest_run, open_together
     from src.utils.paths import project_path
 
-    if arguments.resume == "auto":
+    if wanted == "auto":
         assert config is not None
-        newest = newest_run(project_path(config.trainer.save_dir), config.name)
-        if newest is None:
+        wanted = ranks.broadcast(str(newest_run(project_path(config.trainer.save_dir), config.name) or ""))
+        if not wanted:
             return config, None, None
-        run_dir, state = open_checkpoint(newest)
-    else:
-        run_dir, state = open_checkpoint(Path(arguments.resume))
+    run_dir, state = open_together(Path(wanted), ranks)
     if config is None:
         use_recorded_folder(state.get("config_folder"))
         trust(arguments.trusted)
     return config or config_from_dict(state["config"], arguments.overrides, str(run_dir)), run_dir, state
+
+
+def earlier_attempt(ranks: Ranks) -> str | None:
+    """Return the run that ranks which have died since had begun and saved; one that was never saved is begun again."""
+    run = ranks.recall("run")
+    if run is None or any((Path(run) / "checkpoints").glob("step-*.json")):
+        return run
+    if ranks.is_main:
+        from src.logger.run_dir import RunDir
+
+        RunDir.open(Path(run)).discard()
+    return None
 
 
 if __name__ == "__main__":

@@ -5,24 +5,23 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import RandomSampler
 
 from src.config.build import build, build_parts, defaults
-from src.config.registry import find, folder_to_record
+from src.config.loaders import training_loader
+from src.config.registry import folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.content import fingerprint
 from src.data.facts import TrainingData
 from src.data.loader import Loader
-from src.data.order import MakeSampler
 from src.data.part import Part
-from src.data.settings import LoaderSettings
+from src.data.share import WHOLE, Share
 from src.data.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
@@ -36,6 +35,7 @@ from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
+from src.utils.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +62,19 @@ class Experiment:
         return {name: loader for name, loader in self.loaders.items() if name.split("_")[0] == "val"}
 
 
-def build_experiment(config: Config, device: torch.device, data_state: Mapping[str, Any] | None = None) -> Experiment:
+def build_experiment(
+    config: Config, device: torch.device, data_state: Mapping[str, Any] | None = None, share: Share = WHOLE
+) -> Experiment:
     """Build data, model, task and metrics.
 
     Args:
         config: Checked by `check_components`.
         device: Where loss and model go.
         data_state: What the data learned from the training rows in an earlier run; None learns it anew.
+        share: Which rows of every batch this process reads.
     """
     parts = build_parts(config, data_state)
-    loaders = {name: training_loader(config, part, device) for name, part in parts.items()}
+    loaders = {name: training_loader(config, part, device, share) for name, part in parts.items()}
     steps_per_epoch, total_steps = count_steps(loaders["train"], config.trainer)
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": TrainingData(parts["train"]), "loader": length}
@@ -81,57 +84,6 @@ def build_experiment(config: Config, device: torch.device, data_state: Mapping[s
     metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
     task = build("task", config.task, available=available, criterion=criterion)
     return Experiment(parts, loaders, model, task, metrics, freezing, available, made_with(config.model))
-
-
-def training_loader(config: Config, part: Part, device: torch.device) -> Loader:
-    """Build the loader of a part as the config has it; `train` is shuffled unless it says otherwise."""
-    settings = config.part_loaders.get(part.name, config.loader)
-    if part.name != "train":
-        return evaluation_loader(config, part, device)
-    has_own_order = settings.sampler is not None or settings.batch_sampler is not None
-    shuffle = settings.shuffle if settings.shuffle is not None else not (has_own_order or part.is_iterable)
-    return Loader(
-        part,
-        settings,
-        shuffle=shuffle,
-        seed=config.seed,
-        pin_memory=_pins(settings, device),
-        sampler=_build_sampler("sampler", settings.sampler),
-        batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
-        **_functions(settings),
-    )
-
-
-def evaluation_loader(config: Config, part: Part, device: torch.device) -> Loader:
-    """Build a loader that gives every row once, in order."""
-    given = config.part_loaders.get(part.name, config.loader)
-    settings = replace(given, shuffle=None, sampler=None, batch_sampler=None, drop_last=False)
-    return Loader(
-        part, settings, shuffle=False, seed=config.seed, pin_memory=_pins(settings, device), **_functions(settings)
-    )
-
-
-def _pins(settings: LoaderSettings, device: torch.device) -> bool:
-    return device.type == "cuda" if settings.pin_memory is None else settings.pin_memory and device.type != "cpu"
-
-
-def _functions(settings: LoaderSettings) -> dict[str, Any]:
-    named = {"collate_fn": settings.collate_fn, "worker_init_fn": settings.worker_init_fn}
-    return {kind: find(kind, name) for kind, name in named.items() if name is not None}
-
-
-def _build_sampler(kind: str, component: Component | None) -> MakeSampler | None:
-    """Return what makes the sampler of an epoch from the part and the epoch's own random stream."""
-    if component is None:
-        return None
-
-    def make(part: Part, generator: torch.Generator) -> Any:
-        known: dict[str, Any] = {"part": part, "data_source": part, "num_samples": len(part), "generator": generator}
-        if kind == "batch_sampler":
-            known["sampler"] = RandomSampler(part, generator=generator)
-        return build(kind, component, **known)
-
-    return make
 
 
 def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, Optimizer], dict[str, Schedule]]:
@@ -227,7 +179,12 @@ def _build_schedule(
 
 
 def build_trainer(
-    config: Config, experiment: Experiment, device: torch.device, logger: Logger, checkpoints: Path
+    config: Config,
+    experiment: Experiment,
+    device: torch.device,
+    logger: Logger,
+    checkpoints: Path,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """Build optimizers, schedules and hooks, and introduce everyone to the trainer."""
     optimizers, schedules = build_optimizers(config, experiment)
@@ -256,6 +213,7 @@ def build_trainer(
             "parts": fingerprint(experiment.parts),
         },
         freezing=experiment.freezing,
+        ranks=ranks,
     )
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from src.config.build import build, build_dataset
 from src.config.load import config_from_dict
+from src.config.loaders import evaluation_loader
 from src.config.registry import find, trust, use_recorded_folder
 from src.config.settings import Component
 from src.config.signatures import check_components
@@ -25,7 +26,7 @@ from src.data.content import data_changes
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.unlabelled import input_arrays
-from src.experiment import Experiment, build_criterion, build_experiment, build_model, evaluation_loader
+from src.experiment import Experiment, build_criterion, build_experiment, build_model
 from src.trainer.evaluate import autocast
 from src.trainer.resume import best_weights, load_weights, open_checkpoint
 from src.trainer.task import Task

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.command import exit_code
+from src.utils.errors import ConfigError, DataError
+from src.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,7 @@ def train(
     state: dict[str, Any] | None,
     command: Sequence[str],
     allowed: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> int:
     """Build everything, train, and return the exit code.
 
@@ -41,51 +44,121 @@ def train(
         state: Checkpoint to go on from, or None.
         command: The command line, for the record.
         allowed: Keys that may differ from the run that goes on, though they should not.
+        ranks: The processes that train together; each of them calls this.
     """
-    from src.utils.host_memory import keep_freed_memory, lasting_objects
+    from src.utils.host_memory import lasting_objects
 
     with lasting_objects():
         from src.config.signatures import check_components
 
         check_components(config)
         from src.config.changes import check_changes
+        from src.data.share import Share
         from src.experiment import build_experiment, build_sinks, build_trainer
-        from src.logger.console import log_to_file
-        from src.logger.logger import Logger, check_sinks
-        from src.logger.run_dir import RunDir, check_writable
+        from src.logger.logger import Logger
         from src.trainer.init_from import init_weights
-        from src.utils.device import find_device, load_compiler, make_deterministic
-        from src.utils.paths import project_path
-        from src.utils.seed import seed_everything
+        from src.utils.device import load_compiler
 
         load_compiler()
 
-    changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
-    check_sinks(config.logger)
-    check_writable(project_path(config.trainer.save_dir))
-    keep_freed_memory()
-    device = find_device(config.trainer.device)
-    if config.trainer.deterministic:
-        make_deterministic()
-    seed_everything(config.seed)
-    experiment = build_experiment(config, device, state and state["data"])
+    changed: list[str] = []
+    if state is not None:
+        allowed = with_batch_size(allowed, state, config, ranks)
+        changed = check_changes(state["config"], config, allowed, str(path))
+    device = prepare(config, ranks)
+    experiment = build_experiment(config, device, state and state["data"], Share(ranks.rank, ranks.world_size))
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
     try_out(experiment, device, None if "data" in allowed else state, str(path))
 
-    run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
+    meet(config, experiment, device, ranks)
+
+    run = open_folder(path, config, ranks)
     with ExitStack() as undo:  # what cannot begin leaves no folder behind
-        undo.callback(lambda: run.discard() if path is None else run.close())
-        logger = Logger(build_sinks(config, run.path))
-        trainer = build_trainer(config, experiment, device, logger, run.checkpoints)
+        undo.callback(lambda: run.discard() if path is None and ranks.is_main else run.close())
+        logger = Logger(build_sinks(config, run.path) if ranks.is_main else [])
+        trainer = build_trainer(config, experiment, device, logger, run.checkpoints, ranks)
         if state is not None:
             trainer.load_state_dict(state, str(run.path))
         undo.pop_all()
-    run.write_config(config.as_dict())
-    run.write_environment(command, config.seed)
-    log_to_file(run.log_file)
-    introduce(config, experiment, run, logger, None if state is None else changed)
+    if ranks.is_main:
+        run.write_config(config.as_dict())
+        run.write_environment(command, config.seed)
+        introduce(config, experiment, run, logger, None if state is None else changed)
+        describe_ranks(trainer, state)
     return fit(trainer, run, logger)
+
+
+def prepare(config: Config, ranks: Ranks) -> torch.device:
+    """Make this process ready to build the run, and return its device."""
+    from src.logger.logger import check_sinks
+    from src.logger.run_dir import check_writable
+    from src.utils.device import find_device, make_deterministic
+    from src.utils.host_memory import keep_freed_memory
+    from src.utils.paths import project_path
+    from src.utils.seed import seed_everything
+
+    check_sinks(config.logger)
+    check_writable(project_path(config.trainer.save_dir))
+    keep_freed_memory()
+    device = find_device(config.trainer.device, ranks)
+    if config.trainer.deterministic:
+        make_deterministic()
+    seed_everything(config.seed)
+    return device
+
+
+def with_batch_size(allowed: Sequence[str], state: Mapping[str, Any], config: Config, ranks: Ranks) -> Sequence[str]:
+    """Return `allowed`, and the size of a batch where all ranks together read the batches the run was begun with."""
+    is_same = state.get("batch_size") == config.loader_of("train").batch_size * ranks.world_size
+    return (*allowed, "loader.batch_size") if is_same else allowed
+
+
+def meet(config: Config, experiment: Experiment, device: torch.device, ranks: Ranks) -> None:
+    """Begin to train together, but not what is not the same.
+
+    Raises:
+        ConfigError: This rank's config differs from that of rank 0.
+        DataError: Its data do.
+    """
+    ranks.start(device, config.trainer.parallel_settings.timeout)
+    if ranks.is_alone:
+        return
+    from src.config.changes import changes
+    from src.config.load import config_from_dict
+    from src.data.content import data_changes, fingerprint
+    from src.utils.seed import mix_seed, seed_everything
+
+    there = ranks.broadcast({"config": config.as_dict(), "parts": fingerprint(experiment.parts)})
+    different = [each for each in changes(config_from_dict(there["config"]), config) if not each.is_harmless]
+    if different:
+        raise ConfigError(f"rank {ranks.rank}'s config differs from rank 0's: {different[0]}")
+    if other := data_changes(there["parts"], experiment.parts):
+        raise DataError(f"rank {ranks.rank}'s data differ from rank 0's: {'; '.join(other)}")
+    if not ranks.is_main:
+        seed_everything(mix_seed(config.seed, ranks.rank))  # weights were made alike, noise will not be
+
+
+def open_folder(path: Path | None, config: Config, ranks: Ranks) -> RunDir:
+    """Return the run's folder, which rank 0 decides on for all and for all attempts of this job.
+
+    Args:
+        path: Of a run that goes on; None makes a new one.
+        config: Of this run.
+        ranks: The others only learn where it is, and keep their own log of errors there.
+    """
+    from src.logger.console import setup_silence
+    from src.logger.run_dir import RunDir
+    from src.utils.paths import project_path
+
+    if ranks.is_main:
+        run = RunDir.open(path) if path else RunDir.create(project_path(config.trainer.save_dir), config.name)
+        ranks.remember("run", str(run.path))
+        ranks.broadcast(str(run.path))
+        return run
+    run = RunDir(Path(ranks.broadcast(None)))
+    setup_silence(run.path / f"rank{ranks.rank}.log")
+    return run
 
 
 def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] | None, where: str) -> None:
@@ -114,7 +187,9 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
 
     started_s = time.perf_counter()
     code = 1
-    write_status(run.path, None, trainer.saver.saved_step)
+    is_main = trainer.ranks.is_main
+    if is_main:
+        write_status(run.path, None, trainer.saver.saved_step)
     try:
         trainer.fit()
         code = 128 + trainer.signal if trainer.signal else 0
@@ -122,11 +197,14 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
         code = exit_code(error)
         saved = trainer.saver.saved_step
         kept = "no checkpoint yet, its log and config" if saved < 0 else f"a checkpoint of step {saved}; go on with -r"
+        if not is_main:
+            log.error("stopped in step %d", trainer.progress.step + 1, exc_info=True)
         log.info("stopped in step %d; %s holds %s", trainer.progress.step + 1, shown_path(run.path), kept)
         raise
     finally:
         logger.close()
-        write_status(run.path, code, trainer.saver.saved_step)
+        if is_main:
+            write_status(run.path, code, trainer.saver.saved_step)
         run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
@@ -135,10 +213,20 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     return code
 
 
+def describe_ranks(trainer: Trainer, state: Mapping[str, Any] | None) -> None:
+    """Say how many processes train together, and what that makes of a batch."""
+    loader, size = trainer.train_loader, trainer.ranks.world_size
+    if size > 1:
+        rows = loader.batch_size
+        log.info("ranks  %d processes, %d rows each: a global batch of %d rows", size, rows // size, rows)
+    if state is not None and state.get("batch_size", loader.batch_size) != loader.batch_size:
+        log.info("change global batch  %d -> %d", state["batch_size"], loader.batch_size)
+
+
 def introduce(
     config: Config, experiment: Experiment, run: RunDir, logger: Logger, changed: Sequence[str] | None
 ) -> None:
-    """Say what is about to run, on the console and to whoever looks at the run later.
+    """Say what is about to run, on the console and to whoever looks at the run later; from now on the log is kept.
 
     Args:
         config: Of this run.
@@ -148,9 +236,11 @@ def introduce(
         changed: Of a run that goes on: what differs from before. None for a new run.
     """
     from src.data.content import AT_START, find_overlaps
+    from src.logger.console import log_to_file
     from src.trainer.rehearse import count_parameters, describe_length
     from src.utils.paths import shown_path
 
+    log_to_file(run.log_file)
     rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
     total, trainable = count_parameters(experiment.model)
     name = type(experiment.model).__name__

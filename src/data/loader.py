@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.data.order import MakeSampler, RowOrder, num_batches
+from src.data.order import Keys, MakeSampler, RowOrder, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.settings import LoaderSettings
+from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
 from src.data.worker import PartReader, WorkerStart, checked, identity, starting_workers, watched_workers, worker_error
 from src.utils.errors import ConfigError, DataError, KeelError
@@ -43,6 +43,7 @@ class Loader:
         batch_sampler: Makes, from (part, generator), an iterable of lists of positions.
         collate_fn: Makes a batch of a list of samples; drawing random numbers is allowed.
         worker_init_fn: Called with the worker's number when it starts.
+        share: Which rows of every batch are read here. Unless it is all of them, `batches` yields a `SharedBatch`.
 
     Raises:
         ConfigError: Options exclude each other.
@@ -61,22 +62,29 @@ class Loader:
         batch_sampler: MakeSampler | None = None,
         collate_fn: Collate | None = None,
         worker_init_fn: Callable[[int], Any] | None = None,
+        share: Share = WHOLE,
     ) -> None:
         _check_options(part, settings, sampler is not None, batch_sampler is not None)
+        if not (share.is_whole or settings.in_order):
+            raise ConfigError(f"loader ({part.name}): in_order: false, and several processes must agree on an order")
         self.part = part
         self.settings = settings
         self.seed = seed
         self.pin_memory = pin_memory
+        self.share = share
+        self.batch_size = settings.batch_size * share.count
+        """Rows in a batch, of all processes together."""
+        self._seen = (0, 0, 0)
         self._collate = collate_fn
         self._start_worker = WorkerStart(worker_init_fn)
         self._num_workers = _usable_workers(part, settings.num_workers)
         self._order: RowOrder | None = None
         self._stream: PartStream | None = None
         if part.is_iterable:
-            self._stream = PartStream(part, settings.batch_size, settings.drop_last, collate_fn)
+            self._stream = PartStream(part, self.batch_size, settings.drop_last, collate_fn, share)
         else:
-            self._order = RowOrder(part, settings, shuffle, seed, sampler, batch_sampler)
-        self._keys = _Keys(self._order) if self._order is not None else None
+            self._order = RowOrder(part, settings, self.batch_size, shuffle, seed, sampler, batch_sampler)
+        self._keys = Keys(self._order, share) if self._order is not None else None
         self._order_is_ours = sampler is None and batch_sampler is None
         self._torch_loader: DataLoader[Any] | None = None
         _check_not_empty(self)
@@ -85,7 +93,7 @@ class Loader:
         """Return the number of batches in an epoch; a `TypeError` says that the data have no length."""
         if self._order is not None:
             return len(self._order)
-        return num_batches(len(self.part), self.settings.batch_size, self.settings.drop_last)
+        return num_batches(len(self.part), self.batch_size, self.settings.drop_last)
 
     def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Any]:
         """Yield the batches of `epoch`, beginning with number `start`.
@@ -96,10 +104,15 @@ class Loader:
             DataError: A row cannot be read; the message names it.
             WorkerError: A worker died or did not answer in time.
         """
+        seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
         if self._num_workers or self.pin_memory:
-            yield from self._through_torch(epoch, start)
+            yield from self._through_torch(epoch, start, seen)
         elif self._stream is not None:
             yield from self._stream.batches(epoch, start)
+        elif seen or not self.share.is_whole:
+            assert self._order is not None
+            for rows, num_own, num_rows in shared_rows(self._order.batches(epoch, start), self.share, seen):
+                yield self._wrapped(self.part.read(epoch, rows, self._collate), num_own, num_rows)
         else:
             assert self._order is not None
             at_once = self._batches_at_once
@@ -112,6 +125,22 @@ class Loader:
                     slices = zip(*(tensor.split(self.settings.batch_size) for tensor in batch), strict=True)
                     yield from islice(map(type(batch), slices), skipped, None)
                     skipped = 0
+
+    def skip_rows(self, epoch: int, start: int, num_rows: int) -> None:
+        """Leave out so many rows of batch `start` of `epoch`: they were trained on in batches of another size.
+
+        Raises:
+            ConfigError: The dataset is iterable; only whole batches of it can be skipped.
+        """
+        if self._stream is not None and num_rows:
+            raise ConfigError(
+                f"loader.batch_size: {self.part.name} is iterable, and {num_rows} rows of its next batch are done; go "
+                "on with the global batch of the run, or from the end of an epoch"
+            )
+        self._seen = (epoch, start, num_rows)
+
+    def _wrapped(self, batch: Any, num_own: int, num_rows: int) -> Any:
+        return batch if self.share.is_whole else SharedBatch(batch, num_own, num_rows)
 
     @cached_property
     def _batches_at_once(self) -> int:
@@ -129,11 +158,15 @@ class Loader:
         return max(1, min(len(self), SLICED_BYTES // max(1, sum(sizes)))) if is_aligned else 1
 
     def rows(self, epoch: int, first: int, count: int) -> list[list[int]] | None:
-        """Return which rows of the dataset make `count` batches from number `first` on; None for iterable data."""
+        """Return which rows of the dataset are read here for `count` batches from number `first` on.
+
+        None for iterable data.
+        """
         if self._order is None:
             return None
         ids = self.part.row_ids()
-        return [ids[rows].tolist() for rows in islice(self._order.batches(epoch, first), count)]
+        own = shared_rows(self._order.batches(epoch, first), self.share, 0)
+        return [ids[rows].tolist() for rows, _, _ in islice(own, count)]
 
     def peek(self, num_rows: int) -> Any:
         """Return a batch of the first rows, at most `num_rows`, read in this process, as the first epoch has them."""
@@ -142,12 +175,12 @@ class Loader:
             return next(PartStream(self.part, num_rows, False, self._collate).batches(0, 0))
         return self.part.read(0, torch.arange(min(num_rows, len(self.part))), self._collate)
 
-    def _through_torch(self, epoch: int, start: int) -> Iterator[Any]:
+    def _through_torch(self, epoch: int, start: int, seen: int) -> Iterator[Any]:
         if self._torch_loader is None:
             self._torch_loader = self._make_torch_loader()
         skipped = 0
         if self._keys is not None:
-            self._keys.position = (epoch, start)
+            self._keys.position = (epoch, start, seen)
         else:
             assert self._stream is not None
             skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
@@ -170,7 +203,8 @@ class Loader:
             except (RuntimeError, ConnectionError, EOFError) as error:
                 raise self._lost(batches, error) from error
             if self._keys is not None:
-                self._keys.pending.popleft()
+                _, num_own, num_rows = self._keys.pending.popleft()
+                batch = self._wrapped(batch, num_own, num_rows)
             yield batch
 
     def _lost(self, batches: Iterator[Any], error: Exception) -> Exception:
@@ -188,7 +222,7 @@ class Loader:
         """Return the rows of the batch that comes next, if they are known."""
         if self._keys is None or not self._keys.pending or not self.settings.in_order:
             return None
-        return list(self.part.row_ids()[self._keys.pending[0]].tolist())
+        return list(self.part.row_ids()[self._keys.pending[0][0]].tolist())
 
     def _make_torch_loader(self) -> DataLoader[Any]:
         settings, workers = self.settings, self._num_workers
@@ -207,22 +241,6 @@ class Loader:
             persistent_workers=bool(workers) and settings.persistent_workers is not False,
             in_order=settings.in_order,
         )
-
-
-class _Keys:
-    """What the DataLoader takes for a sampler: (epoch, rows) of each batch from `position` on."""
-
-    def __init__(self, order: RowOrder) -> None:
-        self.order = order
-        self.position = (0, 0)
-        self.pending: deque[Tensor] = deque()
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        epoch, start = self.position
-        self.pending.clear()
-        for rows in self.order.batches(epoch, start):
-            self.pending.append(rows)
-            yield epoch, rows.numpy()  # a tensor would travel through shared memory, at ten times the cost
 
 
 def _check_options(part: Part, settings: LoaderSettings, has_sampler: bool, has_batch_sampler: bool) -> None:
@@ -259,7 +277,7 @@ def _check_not_empty(loader: Loader) -> None:
         return
     if count == 0:
         settings = loader.settings
-        why = f", batch_size {settings.batch_size}, drop_last" if settings.drop_last else ""
+        why = f", batch_size {loader.batch_size}, drop_last" if settings.drop_last else ""
         raise DataError(
             f"{loader.part.name}: {len(loader.part)} rows{why}: 0 batches"
             + ("; use a smaller loader.batch_size or loader.drop_last=false" if settings.drop_last else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 from src.data.part import ORDER_STREAM, Part
 from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
+from src.data.share import Share, shared_rows
 from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
 
 MAX_DRAWN_ROWS = 1 << 22
@@ -25,7 +27,8 @@ class RowOrder:
 
     Args:
         part: Map-style part whose rows are ordered; row numbers are positions within it.
-        settings: `batch_size` and `drop_last`.
+        settings: Of them, `drop_last`.
+        batch_size: Rows in a batch, of all processes together.
         shuffle: A new permutation each epoch, otherwise 0, 1, 2, ...
         seed: With the epoch, it alone decides the order; no global stream is drawn from.
         sampler: Yields row numbers instead.
@@ -36,13 +39,14 @@ class RowOrder:
         self,
         part: Part,
         settings: LoaderSettings,
+        batch_size: int,
         shuffle: bool,
         seed: int,
         sampler: MakeSampler | None = None,
         batch_sampler: MakeSampler | None = None,
     ) -> None:
         self.part = part
-        self.batch_size = settings.batch_size
+        self.batch_size = batch_size
         self.drop_last = settings.drop_last
         self.shuffle = shuffle
         self.seed = seed
@@ -98,6 +102,23 @@ class RowOrder:
                 yield from (torch.as_tensor(rows) for rows in chunk)
             elif len(chunk) == self.batch_size or not self.drop_last:
                 yield torch.as_tensor(chunk)
+
+
+class Keys:
+    """What the DataLoader takes for a sampler: (epoch, rows) of each batch from `position` on."""
+
+    def __init__(self, order: RowOrder, share: Share) -> None:
+        self.order = order
+        self.share = share
+        self.position = (0, 0, 0)
+        self.pending: deque[tuple[Tensor, int, int]] = deque()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        epoch, start, seen = self.position
+        self.pending.clear()
+        for entry in shared_rows(self.order.batches(epoch, start), self.share, seen):
+            self.pending.append(entry)
+            yield epoch, entry[0].numpy()  # a tensor would travel through shared memory, at ten times the cost
 
 
 def _drawn(source: Iterable[Any], seed: int, size: int) -> Iterator[list[Any]]:

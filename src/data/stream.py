@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from src.data.part import BATCH_STREAM, ROW_STREAM, Collate, Part, row_seed
+from src.data.share import WHOLE, Share, SharedBatch
 from src.data.worker import Failure
 from src.utils.errors import KeelError
 from src.utils.seed import forked_rng, mix_seed, seed_host
@@ -19,14 +20,17 @@ class PartStream(IterableDataset[Any]):
     """The batches of an iterable part, read in this process or in a worker.
 
     Sample k of an epoch is read with the random streams seeded by (seed, epoch, k), so that random samples are the
-    same in every process and after `seek`.
+    same in every process and after `seek`. Each of several processes reads all samples and keeps its share of a batch.
     """
 
-    def __init__(self, part: Part, batch_size: int, drop_last: bool, collate: Collate | None) -> None:
+    def __init__(
+        self, part: Part, batch_size: int, drop_last: bool, collate: Collate | None, share: Share = WHOLE
+    ) -> None:
         self.part = part
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.collate = collate
+        self.share = share
         self.position = torch.zeros(2, dtype=torch.int64)  # (epoch, start), seen by living workers too
         self.position.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -71,12 +75,20 @@ class PartStream(IterableDataset[Any]):
                     batch = None
                 else:
                     seed_host(mix_seed(BATCH_STREAM, self.part.seed, epoch, shard, number))
-                    batch = self.part.collated(chunk, self.collate, numbers)
+                    batch = self._collated(chunk, numbers)
             if batch is not None:
                 yield batch
             if len(chunk) < self.batch_size:
                 return
             number += len(chunk)
+
+    def _collated(self, chunk: list[Any], numbers: range) -> Any:
+        if self.share.is_whole:
+            return self.part.collated(chunk, self.collate, numbers)
+        first, end = self.share.bounds(len(chunk))
+        own = slice(first, end) if end > first else slice(0, 1)
+        batch = self.part.collated(chunk[own], self.collate, numbers[own])
+        return SharedBatch(batch, end - first, len(chunk))
 
     def _read(self, samples: Iterator[Any], seed: int, first: int) -> list[Any]:
         chunk: list[Any] = []

@@ -87,6 +87,20 @@ def is_quiet() -> bool:
     return bool(handlers) and all(handler.level > logging.INFO for handler in handlers)
 
 
+def setup_silence(path: Path) -> None:
+    """Print nothing from now on, as only one of several processes should; keep warnings and errors in a file.
+
+    Args:
+        path: Is made when there is something to keep.
+    """
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as this process lives
+    handler = RunFileHandler(path, encoding="utf-8", delay=True)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+
+
 class RunFileHandler(logging.FileHandler):
     """Appends to `log.txt`; a full disk ends the file, not the training."""
 

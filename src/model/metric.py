@@ -10,7 +10,7 @@ Axes: N batch, K classes, * any further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +30,7 @@ from src.model.accumulate import (
 )
 from src.model.figures import Figure, confusion_matrix, pr_curve
 from src.model.loss import mae, mse
+from src.model.merge import can_merge, merged
 from src.model.object_metric import ObjectMetric
 from src.model.sklearn_metric import sklearn_value
 
@@ -227,6 +228,29 @@ class MetricSet:
         """Take in a batch, without waiting for the device."""
         for metric in self._updated.values():
             metric.update(outputs, targets)
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether some metric cannot be put together from what several processes kept: one must see all rows."""
+        return any(not can_merge(metric) for metric in self._updated.values())
+
+    def update_own(self, outputs: Any, targets: Any) -> None:
+        """Take in one process's share of a batch, where `merge` can put the shares together."""
+        for metric in self._updated.values():
+            if can_merge(metric):
+                metric.update(outputs, targets)
+
+    def update_others(self, outputs: Any, targets: Any) -> None:
+        """Take in a share of a batch where `update_own` did not; one process does so for all."""
+        for metric in self._updated.values():
+            if not can_merge(metric):
+                metric.update(outputs, targets)
+
+    def merge(self, states: Sequence[State]) -> None:
+        """Become what one process would be that had seen all rows, given the states of all in the order of shares."""
+        for name, metric in self._updated.items():
+            if can_merge(metric):
+                metric.load_state_dict(merged(metric, [state[name] for state in states]))
 
     def compute(self) -> dict[str, float]:
         """Name to value over all batches since the reset; `name/part` for a metric of several values."""

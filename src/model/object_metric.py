@@ -24,6 +24,7 @@ class ObjectMetric:
         self._metric = metric
         if isinstance(metric, nn.Module) and callable(persistent := getattr(metric, "persistent", None)):
             persistent(True)  # torchmetrics leaves its sums out of the state unless told
+            vars(metric)["sync_on_compute"] = False  # between processes the rows travel, not the sums
 
     @torch.no_grad()
     def update(self, outputs: Any, targets: Any) -> None:

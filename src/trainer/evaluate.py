@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from src.data.loader import Loader
+from src.data.share import SharedBatch
 from src.trainer.meters import Meters
 from src.trainer.nonfinite import ADVICE
-from src.trainer.task import Task, undisturbed
+from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, NumericsError
 from src.utils.seed import rng_state, set_rng_state
@@ -59,6 +60,7 @@ def evaluate(
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
     stop: Callable[[], bool] = bool,
     epoch: int = 0,
+    meet: Callable[[StepOutput, SharedBatch], StepOutput] | None = None,
 ) -> dict[str, float]:
     """Return loss and metrics of `model` over all rows of `loader`, by name.
 
@@ -67,6 +69,7 @@ def evaluate(
         amp: Makes the context for the forward passes, see `autocast`.
         stop: Asked before every batch whether to leave at once; never by default.
         epoch: Of the training, for the task.
+        meet: Makes what a share of a batch gave into what the whole batch gave, where processes share the rows.
 
     Raises:
         EvaluationStopped: `stop` said so.
@@ -78,9 +81,10 @@ def evaluate(
         for batch in loader.batches():
             if stop():
                 raise EvaluationStopped
+            own = batch if meet is None else batch.batch
             with amp():
-                output = task.step(model if forward is None else forward, to_device(batch, meters.device))
-            meters.update(output)
+                output = task.step(model if forward is None else forward, to_device(own, meters.device))
+            meters.update(output if meet is None else meet(output, batch))
     values = meters.compute()
     if not torch.isfinite(torch.tensor(values["loss"])):
         raise NumericsError(f"{loader.part.name}: the loss over this part is {values['loss']}; {ADVICE}")

@@ -187,7 +187,7 @@ class Guard:
     def _answer(self, bad: BadStep, batches: Sequence[Any], before: BeforeStep) -> None:
         """Tell what went wrong, write it down, and go on or stop."""
         trainer = self.trainer
-        progress, settings = trainer.progress, trainer.settings
+        progress, settings, batches = trainer.progress, trainer.settings, trainer.parallel.own(batches)
         rows = trainer.train_loader.rows(progress.epoch, progress.batch, len(batches)) or []
         is_one = bad.kind != "gradient" and progress.micro_batches == 1
         which = slice(trainer.meters.num_batches - self._num_before if is_one else 0, None)
@@ -203,7 +203,7 @@ class Guard:
             "epoch": progress.epoch,
             "batch": progress.batch,
         }
-        folder = trainer.saver.store.folder.parent if trainer.saver.store else None
+        folder = trainer.saver.store.folder.parent if trainer.saver.store and trainer.ranks.is_main else None
         capsule = write_capsule(folder, {**trainer.state_dict(), "rng": before.streams}, failure, batches)
         if capsule:
             told.append(f"to repeat this step: python train.py --replay {shown_path(capsule)}")
@@ -233,6 +233,8 @@ class Guard:
         trainer = self.trainer
         if hasattr(trainer.task, "update"):
             return "the task makes its updates itself, so the step is not done again here"
+        if not trainer.ranks.is_alone:  # the others would have to do it again as well
+            return f"of the rows of rank {trainer.ranks.rank}; several processes do not do a step again"
 
         def forward_and_backward() -> None:
             for batch in batches:

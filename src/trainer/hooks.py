@@ -58,7 +58,8 @@ class Console(Hook):
         _, total_steps = count_steps(trainer.train_loader, trainer.settings)
         num_epochs, done = trainer.settings.num_epochs, trainer.progress
         self.lines = EpochLines(int(num_epochs) if math.isfinite(num_epochs) else None, trainer.settings.monitor)
-        self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, self.has_bar)
+        has_bar = self.has_bar and trainer.ranks.is_main
+        self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, has_bar)
         self._seen = time.perf_counter(), done.samples
         if trainer.is_finished:
             log.info(

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim import Optimizer
 
+from src.data.loader import Loader
 from src.trainer.resume import load_weights
 from src.utils.errors import CheckpointError
-from src.utils.seed import rng_state, set_rng_state
+from src.utils.ranks import ALONE, Ranks
+from src.utils.seed import mix_seed, rng_state, seed_everything, set_rng_state
 
 YOUNGER = ("guard",)
 """Owners that older checkpoints do not hold; they start afresh."""
@@ -73,13 +75,22 @@ class OptimizerMemory:
 
 
 class RandomStreams:
-    """The global random streams that the model draws from."""
+    """The global random streams that the model draws from: each of several processes has its own."""
+
+    def __init__(self, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
 
     def state_dict(self) -> dict[str, Any]:
-        return rng_state()
+        own, *others = self.ranks.gather(rng_state()) or [{}]
+        return {**own, "others": others} if others else own
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        set_rng_state(state)
+        """Go on with the stream of this rank; where the run had fewer ranks, with one of its own."""
+        rank, others = self.ranks.rank, state.get("others", [])
+        if rank <= len(others):
+            set_rng_state(others[rank - 1] if rank else state)
+        else:
+            seed_everything(mix_seed(rank, *state["torch"][:16].tolist()))
 
 
 def name_memory(
@@ -90,6 +101,7 @@ def name_memory(
     schedules: Mapping[str, Stateful],
     hooks: Sequence[Any],
     others: Mapping[str, Stateful],
+    ranks: Ranks,
     **own: Stateful,
 ) -> dict[str, Stateful]:
     """Return everything of a run that has a memory, by the name under which it is saved.
@@ -105,7 +117,7 @@ def name_memory(
         **own,
         **{f"hook_{index}": hook for index, hook in enumerate(hooks) if hasattr(hook, "state_dict")},
         **others,
-        "rng": RandomStreams(),
+        "rng": RandomStreams(ranks),
     }
 
 
@@ -139,3 +151,20 @@ def restore_state(stateful: Mapping[str, Stateful], state: Mapping[str, Any], wh
                 f"{where}: {name} does not fit this run: {error}. Resume with the config of the run, or start from its "
                 f"weights only with trainer.init_from"
             ) from error
+
+
+def find_place(progress: Progress, loader: Loader, batch_size: int | None) -> None:
+    """Go on after the same rows where batches have another size now, with other ranks for example.
+
+    Args:
+        progress: As saved: it counts batches of the old size.
+        loader: Of the new batches.
+        batch_size: Rows in a batch of the run so far, of all processes together; None if the checkpoint doesn't say.
+
+    Raises:
+        ConfigError: The data can only be entered between whole batches.
+    """
+    if batch_size is None or batch_size == loader.batch_size or loader.settings.batch_sampler is not None:
+        return
+    progress.batch, num_seen = divmod(progress.batch * batch_size, loader.batch_size)
+    loader.skip_rows(progress.epoch, progress.batch, num_seen)

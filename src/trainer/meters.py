@@ -78,23 +78,39 @@ class Meters:
 
     def update(self, output: StepOutput) -> None:
         """Add one batch."""
+        self.count(output)
+        self.metrics.update(output.outputs, output.targets)
+
+    def count(self, output: StepOutput) -> None:
+        """Add the loss and scalars of one batch."""
         self.num_batches += 1
         self.loss.update(output.loss, output.weight)
         for name, value in output.scalars.items():
             self.scalars.setdefault(name, Mean(self.device)).update(value, output.weight)
-        self.metrics.update(output.outputs, output.targets)
 
     def compute(self) -> dict[str, float]:
         """Return all values by name. Waits for the device."""
         scalars = {name: mean.compute() for name, mean in self.scalars.items()}
-        return {"loss": self.loss.compute(), **scalars, **self.metrics.compute()}
+        return {"loss": self.loss.compute(), **scalars, **self.metric_values()}
+
+    def metric_values(self) -> dict[str, float]:
+        """Return the metrics of all rows, by name."""
+        return self.metrics.compute()
+
+    def figures(self) -> dict[str, tuple[str, Tensor]]:
+        """Return what metrics that are looked at have counted in all rows, by name."""
+        return self.metrics.figures()
+
+    def metric_state(self) -> dict[str, Any]:
+        """Return what the metrics have kept of all rows."""
+        return self.metrics.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "num_batches": self.num_batches,
             "loss": self.loss.state_dict(),
             "scalars": {name: mean.state_dict() for name, mean in self.scalars.items()},
-            "metrics": self.metrics.state_dict(),
+            "metrics": self.metric_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.utils.errors import CheckpointError
+from src.utils.ranks import Ranks
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before names."""
@@ -38,6 +39,16 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
     if which == "last" or (which == "best" and not (folder / "best.pt").exists()):
         return run_dir, CheckpointStore(folder).newest()[1]
     return run_dir, load_checkpoint(folder / (which if which.endswith(".pt") else f"{which}.pt"))
+
+
+def open_together(path: Path, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
+    """Return what `open_checkpoint` does; of a run directory, rank 0 decides for all which checkpoint is meant."""
+    if ranks.is_main:
+        run_dir, state = open_checkpoint(path)
+        ranks.broadcast(state["progress"]["step"])
+        return run_dir, state
+    step = ranks.broadcast(None)
+    return open_checkpoint(path, "last" if path.is_file() else f"step-{step:08d}.pt")
 
 
 def newest_run(save_dir: Path, name: str) -> Path | None:

@@ -16,6 +16,7 @@ from src.trainer.nonfinite import tensors_in
 from src.trainer.plain import check_plain
 from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
+from src.utils.ranks import ALONE, Ranks
 
 MAX_FAILED_SAVES = 3
 SPARE_BYTES = 1 << 20
@@ -31,10 +32,12 @@ class Saver:
         keep: How many of the newest stay, besides the best.
         in_background: Copy the state and let a thread write it. The first save of a process is waited for all the
             same, so that `max_time` knows how long one takes, and so is the last one.
+        ranks: All of them bring their part of the state; rank 0 writes.
     """
 
-    def __init__(self, folder: Path | None, keep: int, in_background: bool = False) -> None:
+    def __init__(self, folder: Path | None, keep: int, in_background: bool = False, ranks: Ranks = ALONE) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
+        self.ranks = ranks
         self.saved_step = -1
         """The step whose state is on disk."""
         self._in_background, self._num_saved, self._num_failed, self._lost_best_step = in_background, 0, 0, -1
@@ -52,7 +55,7 @@ class Saver:
             CheckpointError: It holds what no checkpoint can.
             ResourceError: They do not fit.
         """
-        if self.store is None:
+        if self.store is None or not self.ranks.is_main:
             return
         check_plain(state)
         self.store.recover()
@@ -77,6 +80,9 @@ class Saver:
         self._finish()
         is_best = is_best or step == self._lost_best_step  # the same weights once more
         content = state()
+        if not self.ranks.is_main:
+            self.saved_step = step
+            return
         check_plain(content)
         if self._in_background and self._num_saved and not is_last_chance:
             copied = self._copy.take(content)
@@ -95,7 +101,7 @@ class Saver:
             ResourceError: Three saves in a row failed.
         """
         self._finish()
-        return self.saved_step == step
+        return bool(self.ranks.broadcast(self.saved_step) == step)
 
     def __enter__(self) -> Saver:
         return self

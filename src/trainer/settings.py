@@ -54,6 +54,32 @@ class ProfileSettings:
 
 
 @dataclass(frozen=True)
+class ParallelSettings:
+    """How the processes of one run share the work. `ddp` alone is short for `{mode: ddp}`."""
+
+    mode: Literal["auto", "none", "ddp", "fsdp"] = "auto"
+    """`ddp`: every process holds the whole model. `auto`: that, where there are several. `none`: refuse several."""
+
+    sync_batch_norm: bool = False
+    """Batch norms take mean and variance over the rows of all processes, not of each; on GPUs."""
+
+    compress: Literal["fp16", "bf16"] | None = None
+    """Send gradients in this type: half the bytes, fewer digits."""
+
+    find_unused: bool = False
+    """Allow parameters that a step does not use; costs a look at the whole graph in every step."""
+
+    static_graph: bool = False
+    """Promise that every step uses the same parameters in the same order, which DDP can make use of."""
+
+    timeout: Annotated[float, Above(0)] = 300.0
+    """Seconds after which a process that does not answer the others is given up, with the whole run."""
+
+    max_restarts: Annotated[int, AtLeast(0)] = 0
+    """With `-d 0,1`: how often to start all processes again, from the last checkpoint, after one has died."""
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """How long to train, how one step is made, and what is kept."""
 
@@ -125,7 +151,10 @@ class TrainerSettings:
     """How many bad steps may be skipped or rolled back in a run; one more stops it."""
 
     device: str = "auto"
-    """`auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (cuda, else mps, else cpu), `cpu`, `cuda`, `cuda:1`, `mps`; `0,1`: a process for each of these GPUs."""
+
+    parallel: Literal["auto", "none", "ddp", "fsdp"] | ParallelSettings = "auto"
+    """How several processes share the work; see docs/distributed.md."""
 
     deterministic: bool = False
     """Use only algorithms that give the same bits every time; an operation that has none is an error."""
@@ -144,6 +173,11 @@ class TrainerSettings:
         """
         if self.max_time is not None and not self.max_time_s > 0:
             raise ConfigError(f"trainer.max_time: a time such as 3h50m, 90m or 45s is needed, found {self.max_time!r}")
+
+    @property
+    def parallel_settings(self) -> ParallelSettings:
+        """The settings of `parallel`, spelt out."""
+        return self.parallel if isinstance(self.parallel, ParallelSettings) else ParallelSettings(self.parallel)
 
     @property
     def max_time_s(self) -> float:

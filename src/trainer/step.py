@@ -36,6 +36,9 @@ class Step:
         progress: Says in how many micro-batches a batch is computed, and is told when memory asks for more.
     """
 
+    agree: Callable[[Any], bool] = staticmethod(bool)
+    """Whether all processes stop, given whether this one wants to."""
+
     def __init__(
         self,
         task: Task,

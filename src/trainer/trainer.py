@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,21 @@ from src.model.metric import MetricSet
 from src.trainer.account import Account
 from src.trainer.checkpoint import FORMAT
 from src.trainer.ema import AveragedWeights
-from src.trainer.evaluate import EvaluationStopped, back_if_stopped, evaluate
+from src.trainer.evaluate import EvaluationStopped
 from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
 from src.trainer.hooks import Hook
 from src.trainer.journal import Journal
-from src.trainer.memory import Progress, Stateful, collect_state, name_memory, restore_state
-from src.trainer.meters import Meters
+from src.trainer.memory import Progress, Stateful, collect_state, find_place, name_memory, restore_state
 from src.trainer.monitor import Monitor, default_monitor
+from src.trainer.parallel import choose_parallel
 from src.trainer.saving import Saver
 from src.trainer.schedule import Schedule, count_batches
 from src.trainer.settings import TrainerSettings
-from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
+from src.trainer.validation import Validation
 from src.utils.errors import DataError
+from src.utils.ranks import ALONE, Ranks
 from src.utils.signals import StopSignals
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Trainer:
         memory: Further objects that go through the checkpoint, by name.
         record: Plain data that goes into every checkpoint as it is: the resolved config, say.
         freezing: Which parameters rest in which epochs.
+        ranks: The processes that train together; each of them makes such a trainer.
     """
 
     def __init__(
@@ -78,27 +80,30 @@ class Trainer:
         memory: Mapping[str, Stateful] | None = None,
         record: Mapping[str, Any] | None = None,
         freezing: Freezing | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.task, self.model, self.train_loader = task, model.to(self.device), train_loader
+        self.parallel, self.ranks = choose_parallel(settings, ranks), ranks
+        self.task, self.model, self.train_loader = task, self.parallel.place(model, self.device), train_loader
         self.optimizers, self.schedules = dict(optimizers), dict(schedules or {})
-        self.settings, self.record = settings, dict(record or {})
+        self.settings, self.record = settings, {"batch_size": train_loader.batch_size, **(record or {})}
         self.freezing = freezing or Freezing(self.model)
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks = logger or Logger([]), list(hooks)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
-        self.saver, self.journal = Saver(checkpoints, settings.keep, settings.save_in_background), Journal(self)
+        self.journal, self.saver = Journal(self), Saver(checkpoints, settings.keep, settings.save_in_background, ranks)
 
         self.progress = Progress()
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
         self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
-        self.step = Step(task, self.forward, self.optimizers, settings, self.device, self._take, self.progress)
+        self.step = self.parallel.make_step(self, self._take, self._wants_to_stop)
         self.account = Account(self.step, self.device, train_loader)
         self.guard = Guard(self)
         self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
         metrics = metrics or MetricSet({})
-        self.val_meters = Meters(copy.deepcopy(metrics), self.device)
-        self.meters = Meters(metrics.numbers(), self.device)
+        val_metrics = copy.deepcopy(metrics)
+        self.validation = Validation(self, self.parallel.make_meters(val_metrics, self.device), self._is_asked)
+        self.meters = self.parallel.make_meters(metrics.numbers(), self.device)
         watched = settings.monitor or default_monitor(self.val_loaders)
         self.monitor = Monitor(watched, settings.patience, settings.min_delta)
         self.values: dict[str, float] = {}
@@ -113,9 +118,9 @@ class Trainer:
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
         self.stateful = name_memory(
-            self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, progress=
-            self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger, scaler=self.step.scaler,
-            guard=self.guard,
+            self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, ranks,
+            progress=self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger,
+            scaler=self.step.scaler, guard=self.guard,
         )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
@@ -135,12 +140,12 @@ class Trainer:
                     self.guard.repeat_if_bad(self._train)
                 if not self.saver.has_saved(self.progress.step) or self.is_best:
                     self._save(is_last_chance=True)
-                self.signal = self._signals.received
+                self.signal = self.ranks.largest(self._signals.received or 0) or None
         finally:
             self.tell("on_fit_end")
             self.logger.flush()
         if self.signal:
-            log.info("stopped by %s; all is saved, go on with -r", self._signals.reason)
+            log.info("stopped by %s; all is saved, go on with -r", self._signals.reason or "a signal to another rank")
         return self.values
 
     def _train(self) -> None:
@@ -148,7 +153,7 @@ class Trainer:
         while not self.is_finished and not self._must_stop():
             self._train_epoch()
         if not self._is_asked() and self.progress.evaluated_step != self.progress.step:
-            self._judge(self._measure())  # the end fell between evaluations
+            self._judge(self.validation.measure())  # the end fell between evaluations
             self._log(self.values)
 
     def _train_epoch(self) -> None:
@@ -194,7 +199,7 @@ class Trainer:
         every, step = self.settings.eval_every_steps, self.progress.step
         is_due = every is not None and step > 0 and step % every == 0 and self.progress.evaluated_step != step
         if is_due and self.progress.batch < self._batches_per_epoch:  # the end of the epoch evaluates by itself
-            self._judge(self._measure())
+            self._judge(self.validation.measure())
             self._log(self.values)
 
     def _end_epoch(self, timing: Mapping[str, float]) -> None:
@@ -202,7 +207,7 @@ class Trainer:
         is_last, every = epoch >= settings.num_epochs or self.is_finished, settings.eval_every_steps
         left_over = step % every if every else epoch % settings.eval_every_epochs
         is_due = (is_last or left_over == 0) and self.progress.evaluated_step != step
-        values = self._measure() if is_due else self.journal.train_values()  # stopped in here, the epoch has not ended
+        values = self.validation.measure() if is_due else self.journal.train_values()  # stopped here, no epoch ended
         self.progress.epoch, self.progress.batch = epoch, 0
         for schedule in self.schedules.values():
             schedule.after_epoch()
@@ -213,25 +218,6 @@ class Trainer:
         self.tell("on_epoch_end", values)
         if self.is_best or epoch % settings.save_every_epochs == 0:
             self._save()
-
-    def _measure(self) -> dict[str, float]:
-        """Return the values of all val parts with those of training so far.
-
-        Raises:
-            EvaluationStopped: A signal came. Nothing has changed; a resumed run measures again.
-        """
-        model = self.ema.model if self.ema else self.model
-        forward = model if self.ema else self.forward
-        values = self.journal.train_values()
-        with self.account.spending("evaluation"), back_if_stopped() if self.val_loaders else nullcontext():
-            for name, loader in self.val_loaders.items():
-                result = evaluate(
-                    self.task, model, loader, self.val_meters, forward=forward, amp=self.step.amp, stop=self._is_asked,
-                    epoch=self.progress.epoch,
-                )  # fmt: skip
-                values |= {f"{name}/{key}": value for key, value in result.items()}
-                self.figures |= {f"{name}/{key}": seen for key, seen in self.val_meters.metrics.figures().items()}
-        return values
 
     def _judge(self, values: dict[str, float]) -> None:
         self.values, self.progress.evaluated_step = values, self.progress.step
@@ -267,6 +253,7 @@ class Trainer:
         if progress.get("batch"):  # in mid-pass: what `begin` made, then what the batches since have made of it
             self.task.begin(self.train_loader.part.name, progress["epoch"])
         restore_state(self.stateful, state, where)
+        find_place(self.progress, self.train_loader, state.get("batch_size"))
         self.saver.saved_step = self.progress.step
 
     def stop(self, reason: str) -> None:
@@ -279,11 +266,14 @@ class Trainer:
         """Whether all epochs or steps are done."""
         return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self.settings.num_steps
 
+    def _wants_to_stop(self) -> bool:
+        return self._signals.received is not None or bool(self._stop_reason)
+
     def _is_asked(self) -> bool:
-        return self._signals.received is not None
+        return self.step.agree(self._signals.received is not None)
 
     def _must_stop(self) -> bool:
-        return self._is_asked() or bool(self._stop_reason) or self.monitor.is_exhausted
+        return self.step.agree(self._signals.received is not None or self._stop_reason) or self.monitor.is_exhausted
 
     def tell(self, event: str, *args: Any) -> None:
         """Call the method `event` of every hook."""

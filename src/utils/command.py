@@ -10,7 +10,10 @@ import traceback
 from collections.abc import Callable
 
 from src.utils.errors import KeelError, ResourceError
+from src.utils.ranks import current_ranks
 
+FINAL = (2, 3, 4, 6, 130, 143)
+"""Exit codes after which the same processes would only do the same again, or were asked to stop."""
 OUT_OF = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -27,15 +30,19 @@ def run_command(main: Callable[[], int]) -> int:
     machine has no more of (memory, disk, open files) is told like a `KeelError`.
     """
     try:
-        return main()
+        return _finished(main())
     except KeyboardInterrupt:
-        print("stopped at once; the last checkpoint is whole", file=sys.stderr)
-        return 128 + signal.SIGINT
+        if current_ranks().is_main:
+            print("stopped at once; the last checkpoint is whole", file=sys.stderr)
+        return _finished(128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        told = shortage(error) or error
+        ranks = current_ranks()
+        told = shortage(error) or ranks.explain(error)
+        if not ranks.tells():
+            return exit_code(told)
         if not isinstance(told, KeelError):
             raise
         if "--traceback" in sys.argv:
@@ -43,7 +50,17 @@ def run_command(main: Callable[[], int]) -> int:
         else:
             for line in str(told).splitlines():
                 print(f"error: {line}", file=sys.stderr)
-        return told.exit_code
+        return _finished(told.exit_code)
+
+
+def _finished(code: int) -> int:
+    """Return `code`, and let no launcher start the processes of this run again where that would change nothing."""
+    ranks = current_ranks()
+    if code in FINAL:
+        ranks.remember("code", str(code))
+    if code == 0:
+        ranks.close()
+    return code
 
 
 def exit_code(error: BaseException) -> int:

@@ -11,21 +11,28 @@ import torch
 from torch import Tensor
 
 from src.utils.errors import ConfigError
+from src.utils.ranks import ALONE, Ranks
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """Return the device called `name`: `auto`, `cpu`, `mps`, `cuda`, `cuda:1`, or a GPU number such as `0`.
+
+    Of several, `0,1`, each of the `ranks` gets its own; one process alone gets the first.
 
     Raises:
         ConfigError: There is no such device on this machine.
     """
+    names = split_devices(name)
+    if ranks.local_rank >= len(names) > 1:
+        raise ConfigError(f"device: {name}: {len(names)} devices, and there is a process number {ranks.local_rank + 1}")
+    name = names[ranks.local_rank if len(names) > 1 else 0]
+    if not ranks.is_alone and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{ranks.local_rank}"
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if name.replace(",", "").isdigit():
-        if "," in name:
-            raise ConfigError(f"trainer.device: {name}: this command trains on one device; name one, for example 0")
+    if name.isdigit():
         name = f"cuda:{name}"
     try:
         device = torch.device(name)
@@ -45,6 +52,11 @@ def find_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"trainer.device: mps: not available with this torch ({torch.__version__}); use cpu or auto")
     return device
+
+
+def split_devices(names: str) -> list[str]:
+    """Return the devices in a list such as `0,1` or `cpu,cpu`; a process trains on each."""
+    return [name.strip() for name in names.split(",")]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

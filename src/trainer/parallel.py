@@ -1,0 +1,123 @@
+"""How many processes train one model, and what that changes in the trainer: nothing, unless there are several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from src.data.share import SharedBatch
+from src.model.metric import MetricSet
+from src.trainer.meters import Meters
+from src.trainer.settings import TrainerSettings
+from src.trainer.step import Step
+from src.trainer.task import StepOutput
+from src.utils.errors import ConfigError
+from src.utils.ranks import Ranks
+
+if TYPE_CHECKING:
+    from src.trainer.trainer import Trainer
+
+
+class OneProcess:
+    """Trains the model in this process alone.
+
+    Args:
+        settings: Of the trainer.
+        ranks: The processes of this run.
+    """
+
+    meet: Callable[[StepOutput, SharedBatch], StepOutput] | None = None
+    """Makes what a share of a batch gave into what the whole batch gave; None where each batch is whole."""
+
+    def __init__(self, settings: TrainerSettings, ranks: Ranks) -> None:
+        self.settings, self.ranks = settings, ranks
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return `model` where it is trained."""
+        return model.to(device)
+
+    def make_meters(self, metrics: MetricSet, device: torch.device) -> Meters:
+        """Return meters of a pass over all rows."""
+        return Meters(metrics, device)
+
+    def make_step(
+        self, trainer: Trainer, take: Callable[[StepOutput, Any], None], wants_to_stop: Callable[[], bool]
+    ) -> Step:
+        """Return what makes one optimizer update.
+
+        Args:
+            trainer: Its model, task and optimizers are used.
+            take: Called with what each batch gave.
+            wants_to_stop: Whether this process wants the run to stop.
+        """
+        return Step(
+            trainer.task, trainer.forward, trainer.optimizers, self.settings, trainer.device, take, trainer.progress
+        )
+
+    def own(self, batches: Sequence[Any]) -> Sequence[Any]:
+        """Return what this process has read of `batches`."""
+        return batches
+
+    def before_evaluation(self, model: nn.Module) -> None:
+        """Make all processes evaluate the same model."""
+
+
+class Replicas(OneProcess):
+    """Trains a model that every process holds whole, each on its share of every batch."""
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        from src.trainer.replica import with_shared_batch_norm
+
+        model = super().place(model, device)
+        return with_shared_batch_norm(model, device) if self.settings.parallel_settings.sync_batch_norm else model
+
+    def make_meters(self, metrics: MetricSet, device: torch.device) -> Meters:
+        from src.trainer.shared_meters import SharedMeters
+
+        return SharedMeters(metrics, device, self.ranks)
+
+    def make_step(
+        self, trainer: Trainer, take: Callable[[StepOutput, Any], None], wants_to_stop: Callable[[], bool]
+    ) -> Step:
+        from src.trainer.together import SharedStep
+
+        step = SharedStep(
+            trainer.task,
+            trainer.model,
+            trainer.forward,
+            trainer.optimizers,
+            self.settings,
+            trainer.device,
+            take,
+            self.ranks,
+            wants_to_stop,
+        )
+        self.meet = step.meet
+        return step
+
+    def own(self, batches: Sequence[Any]) -> Sequence[Any]:
+        return [each.batch for each in batches]
+
+    def before_evaluation(self, model: nn.Module) -> None:
+        self.ranks.copy_from_main(list(model.buffers()))  # running means are those of each process's own rows
+
+
+def choose_parallel(settings: TrainerSettings, ranks: Ranks) -> OneProcess:
+    """Return how the processes of a run share the work.
+
+    Raises:
+        ConfigError: The settings and the number of processes do not go together.
+    """
+    mode = settings.parallel_settings.mode
+    if mode == "fsdp":
+        raise ConfigError("trainer.parallel: fsdp is not there yet; use ddp")
+    if ranks.is_alone:
+        return OneProcess(settings, ranks)
+    if mode == "none":
+        raise ConfigError(
+            f"trainer.parallel: none, and there are {ranks.world_size} processes; use auto, or start one process"
+        )
+    return Replicas(settings, ranks)

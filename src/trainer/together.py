@@ -1,0 +1,200 @@
+"""How several processes make one step, so that it is the step that one process would make of the whole batch.
+
+Each computes the gradient of its share of a batch; DistributedDataParallel averages them while they are computed.
+Shares may differ in rows, and rows in weight (class weights, ignored targets), so before each backward pass the
+processes add up what their losses weigh: one small exchange, which also carries the loss to log and whether anybody
+wants to stop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.data.share import SharedBatch
+from src.trainer.replica import TaskModule, replicate
+from src.trainer.settings import TrainerSettings
+from src.trainer.shared_meters import SharedOutput
+from src.trainer.step import Step, Update, Weight, drop_gradients, needs_closure
+from src.trainer.task import StepOutput, Task
+from src.utils.device import to_device
+from src.utils.errors import ConfigError
+from src.utils.ranks import Ranks
+
+LAG = 2
+"""On a GPU, steps after which a wish to stop is looked at: reading it at once would wait for the device."""
+
+
+class SharedStep(Step):
+    """Makes optimizer updates together with other processes.
+
+    Args:
+        task: As of `Step`.
+        model: Whose parameters are kept equal.
+        forward: The model, or its compiled form.
+        optimizers: By name.
+        settings: Of the trainer.
+        device: Where batches go.
+        take: Called with what the whole batch gave, and this process's share of it.
+        ranks: The processes.
+        wants_to_stop: Asked once for each batch.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        forward: Callable[..., Any],
+        optimizers: Mapping[str, Optimizer],
+        settings: TrainerSettings,
+        device: torch.device,
+        take: Callable[[StepOutput, Any], None],
+        ranks: Ranks,
+        wants_to_stop: Callable[[], bool],
+    ) -> None:
+        super().__init__(task, forward, optimizers, settings, device, take)
+        self.ranks, self.model, self.wants_to_stop = ranks, model, wants_to_stop
+        self._settings = settings.parallel_settings
+        self._is_host = device.type == "cpu"
+        self._own_share: Weight = 1.0
+        self._must_stop, self._is_agreed = False, False
+        self._on_their_way: deque[tuple[Tensor, Any]] = deque()
+        self._own_rows = 1.0
+        self._every = [*model.parameters()]
+        self._trained: list[bool] = []
+        if hasattr(task, "update"):
+            ranks.copy_from_main([parameter.detach() for parameter in self._every])
+            for optimizer in optimizers.values():
+                optimizer.register_step_pre_hook(self._average_gradients)
+
+    def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
+        """Return how updates are made.
+
+        Raises:
+            ConfigError: An optimizer asks for the loss when it likes; the processes could not keep pace.
+        """
+        super()._choose(settings)
+        if any(map(needs_closure, self.optimizers.values())):
+            names = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
+            raise ConfigError(
+                f"optimizer: {names} asks for the loss several times a step; it trains in one process only"
+            )
+        update = self._update_by_task if hasattr(self.task, "update") else self._update
+        return update, update
+
+    def agree(self, wants_to_stop: Any) -> bool:
+        """Return whether all stop: what was exchanged with the newest batch, or is exchanged now where none was."""
+        if not self._is_agreed:
+            return bool(self.ranks.largest(bool(wants_to_stop)))
+        self._is_agreed = False
+        return self._must_stop
+
+    def meet(self, output: StepOutput, given: SharedBatch) -> SharedOutput:
+        """Return what the whole batch gave, of which `output` is this process's share."""
+        is_sum = type(output.weight) is float and output.weight == 0.0
+        own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum else output.weight
+        values = [output.loss, *output.scalars.values()]
+        exchange = self._exchange_on_host if self._is_host else self._exchange_on_device
+        total, (loss, *scalars) = exchange(own, values)
+        divisor = 1.0 if is_sum else total
+        self._own_share = (own if is_sum else own / total) * self.ranks.world_size
+        named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
+        weight = 0.0 if is_sum else total
+        return SharedOutput(
+            loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0
+        )
+
+    def _exchange_on_host(self, weight: Weight, values: Sequence[Tensor]) -> tuple[Weight, Sequence[Tensor]]:
+        """Return the sums over all processes of the weight, and of each value times it."""
+        weight = float(weight)
+        masses = [value.item() * weight if weight else 0.0 for value in values]
+        sums = self.ranks.sum(torch.tensor([self.wants_to_stop(), weight, *masses], dtype=torch.float64))
+        self._must_stop, self._is_agreed = bool(sums[0] > 0), True
+        return float(sums[1]) or float("nan"), sums[2:].unbind()
+
+    def _exchange_on_device(self, weight: Weight, values: Sequence[Tensor]) -> tuple[Weight, Sequence[Tensor]]:
+        weights = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
+        masses = torch.stack([value.detach().double() for value in values]) * weights
+        wish = torch.tensor([float(self.wants_to_stop())], dtype=torch.float64).to(self.device, non_blocking=True)
+        sums = self.ranks.sum(torch.cat([wish, weights[None], torch.where(weights > 0, masses, 0.0)]))
+        self._send_to_host(sums[:1])
+        return sums[1], sums[2:].unbind()
+
+    def _send_to_host(self, wishes: Tensor) -> None:
+        """Look at the wishes of an earlier batch: they have arrived, so nothing is waited for."""
+        arriving, arrived = torch.empty(1, dtype=wishes.dtype, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arriving.copy_(wishes, non_blocking=True)
+        arrived.record()
+        self._on_their_way.append((arriving, arrived))
+        if len(self._on_their_way) > LAG:
+            old, event = self._on_their_way.popleft()
+            event.synchronize()  # device sync
+            self._must_stop = self._must_stop or bool(old[0] > 0)
+        self._is_agreed = True
+
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight], Tensor]:
+        """Make the gradients of the mean loss over all rows of `batches`, those of other processes included."""
+        self._renew_replica()
+        drop_gradients(self.optimizers)
+        self._mark("optimizer")
+        weights: list[Weight] = []
+        losses: list[Tensor] = []
+        for number, given in enumerate(batches, start=1):
+            batch = to_device(given.batch, self.device)
+            self._mark("copy")
+            with nullcontext() if number == len(batches) else self._replica.no_sync():
+                with self.amp():
+                    loss, output = self._replica(batch)
+                self._mark("forward")
+                whole = self.meet(output, given)
+                self.take(whole, batch)
+                self._mark("metrics")
+                weights.append(whole.weight)
+                loss = loss * self._factor(weights, len(batches))
+                self.scaler.scale(loss).backward()
+                self._mark("backward")
+            losses.append(loss.detach())
+        return weights, sum(losses[1:], start=losses[0])
+
+    def _renew_replica(self) -> None:
+        """Let DDP know when other parameters are trained than before, as in a phase that freezes some."""
+        trained = [parameter.requires_grad for parameter in self._every]
+        if trained != self._trained:
+            self._trained = trained
+            self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings)
+
+    def _factor(self, weights: Sequence[Weight], num_batches: int) -> Weight:
+        """Return the factor of this process's newest loss; DDP then divides by the number of processes."""
+        first, newest = weights[0], weights[-1]
+        is_sum = isinstance(first, float) and first == 0.0
+        return self._own_share if is_sum or num_batches == 1 else self._own_share * (newest / (first * num_batches))
+
+    def _update_by_task(self, batches: Sequence[SharedBatch]) -> None:
+        """Let the task make its update; before an optimizer steps, it averages gradients over the processes."""
+        for given in batches:
+            self.ranks.copy_from_main(list(self.model.buffers()))
+            batch = to_device(given.batch, self.device)
+            self._mark("copy")
+            self._own_rows = given.num_own / given.num_rows
+            with self.amp():
+                output = self.task.update(self.forward, batch, self._named)  # type: ignore[attr-defined]
+            self._mark("update")
+            self.take(self.meet(output, given), batch)
+            self._mark("metrics")
+
+    def _average_gradients(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Replace the gradients of an optimizer by their mean over all rows."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
+            gradients = [each.grad for each in parameters if each.grad is not None and each.dtype == dtype]
+            if gradients:
+                flat = torch.cat([gradient.reshape(-1) for gradient in gradients]) * self._own_rows
+                parts = self.ranks.sum(flat).split([gradient.numel() for gradient in gradients])
+                for gradient, part in zip(gradients, parts, strict=True):
+                    gradient.copy_(part.view_as(gradient))

@@ -1,0 +1,79 @@
+"""Starting the processes of one run on this machine, through torch's elastic launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from src.utils.errors import WorkerError
+
+STOP_S = 120
+"""How long the processes may take to save after a signal, before they are killed."""
+
+
+def launch(command: Sequence[str], num_processes: int, max_restarts: int) -> int:
+    """Run `command` in so many processes that know each other as ranks, and return the exit code of the run.
+
+    Args:
+        command: Program and arguments.
+        num_processes: On this machine; there are no others.
+        max_restarts: How often all are started again after one has died.
+
+    Raises:
+        WorkerError: A process died without a word of its own.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        _silence(name)  # the rank that failed speaks for itself
+    with tempfile.TemporaryDirectory(prefix="keel-ranks-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=max_restarts,
+            monitor_interval=0.1,
+            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+            shutdown_timeout=STOP_S,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, command[0])(*command[1:])
+        except SignalException as error:
+            return 128 + int(signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
+        except ChildFailedError as error:
+            return _exit_code(error)
+    return 0
+
+
+def _exit_code(error: ChildFailedError) -> int:
+    """Return the exit code of the rank that failed first.
+
+    Raises:
+        WorkerError: It was killed; the agent's own SIGTERM, which ends the others, does not count.
+    """
+    failures = sorted(error.failures.items(), key=lambda failure: failure[1].timestamp)
+    for rank, failure in failures:
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+            name = signal.Signals(-failure.exitcode).name
+            hint = "; often memory ran out: use a smaller loader.batch_size" if name == "SIGKILL" else ""
+            raise WorkerError(f"rank {rank} was killed by {name}{hint}. The last checkpoint is whole, go on with -r")
+    codes = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
+    return codes[0] if codes else 128 + int(signal.SIGTERM)
+
+
+def _silence(name: str) -> None:
+    for module in [each for each in sys.modules if each.startswith(name)]:
+        logging.getLogger(module).setLevel(logging.CRITICAL + 1)

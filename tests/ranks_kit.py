@@ -1,0 +1,294 @@
+"""Runs that are made alike by one process and by several: `python -m tests.ranks_kit FOLDER SCENARIO ...` is one rank.
+
+Each scenario is a function of (ranks, folder) that returns tensors and numbers. `by_one` calls them in this process;
+`by_ranks` starts so many processes, each of which calls them all, and returns what rank 0 found.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.data.share import Share
+from src.model.metric import MetricSet, accuracy, f1, r2
+from src.trainer.hooks import Hook
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import StepOutput, Task
+from src.trainer.trainer import Trainer
+from src.utils.launched import find_ranks
+from src.utils.ranks import ALONE, Ranks
+from tests.conftest import ROOT
+from tests.trainer_kit import NoisyRows
+
+Result = dict[str, Any]
+
+
+def by_one(names: Sequence[str], folder: Path) -> dict[str, Result]:
+    return {name: SCENARIOS[name](ALONE, folder) for name in names}
+
+
+def by_ranks(num_ranks: int, names: Sequence[str], folder: Path) -> dict[str, Result]:
+    program = "import sys; from src.utils.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
+    rank = [sys.executable, "-m", "tests.ranks_kit", str(folder), *names]
+    command = [sys.executable, "-c", program, str(num_ranks), *rank]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return torch.load(folder / f"found-by-{num_ranks}.pt", weights_only=True)
+
+
+def main(folder: Path, names: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    ranks = find_ranks()
+    ranks.start(torch.device("cpu"), 60.0)
+    found = {name: SCENARIOS[name](ranks, folder) for name in names}
+    if ranks.is_main:
+        torch.save(found, folder / f"found-by-{ranks.world_size}.pt")
+    ranks.close()
+
+
+class Classified(Dataset[tuple[Tensor, Tensor]]):
+    """Rows of three classes; of so many in a row, only the first have one (the others -100)."""
+
+    def __init__(self, num_rows: int, cycle: int, num_classed: int) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.inputs = torch.randn(num_rows, 6, generator=generator)
+        self.targets = torch.randint(3, (num_rows,), generator=generator)
+        self.targets[torch.arange(num_rows) % cycle >= num_classed] = -100
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.targets[index]
+
+
+class Counted(IterableDataset[tuple[Tensor, int]]):
+    """The rows of `NoisyRows` without their noise, one after another."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        rows = NoisyRows(50)
+        yield from ((inputs, int(target)) for inputs, target in zip(rows.inputs, rows.targets, strict=True))
+
+
+class Spread:
+    """A metric that nobody has told how to put shares together."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.seen: list[float] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.seen += outputs.flatten().tolist()
+
+    def compute(self) -> float:
+        return max(self.seen) - min(self.seen) + len(self.seen)
+
+
+class Recording(Hook):
+    """Keeps the values of every epoch."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, float]] = []
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        self.values.append({key: value for key, value in values.items() if not key.startswith("time/")})
+
+
+def net() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def loader_of(dataset: Any, ranks: Ranks, batch_size: int, name: str = "train", **settings: Any) -> Loader:
+    """Return the loader of a rank; `batch_size` is of all ranks together."""
+    assert batch_size % ranks.world_size == 0
+    own = LoaderSettings(batch_size=batch_size // ranks.world_size, **settings)
+    part = Part(name, dataset, seed=5)
+    shuffle = own.shuffle is None and name == "train" and not part.is_iterable
+    return Loader(part, own, shuffle=shuffle, seed=5, share=Share(ranks.rank, ranks.world_size))
+
+
+def train(
+    ranks: Ranks,
+    dataset: Any = None,
+    task: Task | None = None,
+    *,
+    model: nn.Module | None = None,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    batch_size: int = 8,
+    loader: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    val: Any = None,
+    **settings: Any,
+) -> Result:
+    """Train, and return the weights, the values of each epoch, and how far it came."""
+    model, recording = model or net(), Recording()
+    task = task or Task(nn.CrossEntropyLoss())
+    parameters = [*model.parameters(), *(task.criterion.parameters() if isinstance(task.criterion, nn.Module) else ())]
+    optimizers = optimizers or {"optimizer": torch.optim.SGD(parameters, lr=0.1, momentum=0.9)}
+    dataset = dataset or NoisyRows(50)
+    trainer = Trainer(
+        task,
+        model,
+        loader_of(dataset, ranks, batch_size, **(loader or {})),
+        optimizers,
+        TrainerSettings(**{"epochs": 3, **settings}),
+        val_loaders={} if val is None else {"val": loader_of(val, ranks, 24, "val")},
+        metrics=MetricSet(metrics or {}),
+        hooks=[recording],
+        ranks=ranks,
+    )
+    trainer.fit()
+    progress = trainer.progress.state_dict()
+    return {"weights": dict(model.state_dict()), "epochs": recording.values, "progress": progress}
+
+
+def plain(ranks: Ranks, folder: Path) -> Result:
+    return train(ranks, metrics={"accuracy": accuracy, "f1": f1}, val=NoisyRows(21))
+
+
+def workers(ranks: Ranks, folder: Path) -> Result:
+    return train(ranks, loader={"num_workers": 2}, epochs=2)
+
+
+def iterable(ranks: Ranks, folder: Path) -> Result:
+    return train(ranks, Counted(), metrics={"accuracy": accuracy})
+
+
+def clipped(ranks: Ranks, folder: Path) -> Result:
+    return train(ranks, max_grad_norm=0.1, accumulate_steps=3, ema_decay=0.9)
+
+
+def weighted(ranks: Ranks, folder: Path) -> Result:
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]), ignore_index=-100)
+    return train(ranks, Classified(50, 6, 4), Task(criterion), accumulate_steps=3)
+
+
+def ignored(ranks: Ranks, folder: Path) -> Result:
+    """Only the first share of a batch holds any classes."""
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    return train(ranks, Classified(50, 8, 2), Task(criterion), loader={"shuffle": False})
+
+
+def summed(ranks: Ranks, folder: Path) -> Result:
+    return train(ranks, task=Task(nn.CrossEntropyLoss(reduction="sum")), accumulate_steps=2, max_grad_norm=1.0)
+
+
+class Scaled(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs * self.scale, targets) + self.scale.square()
+
+
+def learned_loss(ranks: Ranks, folder: Path) -> Result:
+    criterion = Scaled()
+    result = train(ranks, task=Task(criterion))
+    return {**result, "scale": criterion.scale.detach()}
+
+
+class Parts(Task):
+    """Calls parts of the model instead of the model."""
+
+    def step(self, model: Any, batch: Any) -> StepOutput:
+        outputs = model["head"](torch.tanh(model["body"](batch[0])))
+        loss = nn.functional.cross_entropy(outputs, batch[1])
+        return StepOutput(loss, outputs, batch[1], float(len(outputs)), {"size": outputs.detach().square().mean()})
+
+
+def own_step(ranks: Ranks, folder: Path) -> Result:
+    torch.manual_seed(3)
+    model = nn.ModuleDict({"body": nn.Linear(6, 8), "head": nn.Linear(8, 3)})
+    return train(ranks, task=Parts(), model=model)
+
+
+class TwoPlayers(Task):
+    """Makes two updates in turn, as adversarial training does."""
+
+    def update(self, model: Any, batch: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> StepOutput:
+        inputs, targets = batch
+        hidden = model["first"](inputs)
+        loss = nn.functional.cross_entropy(model["second"](hidden.detach()), targets)
+        optimizers["second"].zero_grad()
+        loss.backward()
+        optimizers["second"].step()
+        other = nn.functional.cross_entropy(model["second"](hidden), targets) + hidden.square().mean()
+        optimizers["first"].zero_grad()
+        other.backward()
+        optimizers["first"].step()
+        return StepOutput(other.detach(), hidden.detach(), targets, float(len(inputs)), {"second": loss.detach()})
+
+
+def own_update(ranks: Ranks, folder: Path) -> Result:
+    torch.manual_seed(3)
+    model = nn.ModuleDict({"first": nn.Linear(6, 8), "second": nn.Linear(8, 3)})
+    optimizers = {f"optimizer.{name}": torch.optim.SGD(model[name].parameters(), lr=0.1) for name in model}
+    return train(ranks, task=TwoPlayers(), model=model, optimizers=optimizers)
+
+
+def evaluated(ranks: Ranks, folder: Path) -> Result:
+    """517 rows: 11 times a prime number, so that no batch and no number of ranks divides them."""
+    generator = torch.Generator().manual_seed(2)
+    inputs, noise = torch.randn(517, 6, generator=generator), torch.randn(517, generator=generator)
+    values = inputs[:, :1] + noise[:, None]
+    found: Result = {}
+    for name, targets, criterion, metrics in (
+        ("classes", (values[:, 0] > 0).long(), nn.CrossEntropyLoss(), {"auc": roc_auc_score, "spread": Spread()}),
+        ("values", values, nn.MSELoss(), {"r2": r2}),
+    ):
+        torch.manual_seed(3)
+        model = nn.Linear(6, 2 if name == "classes" else 1)
+        metrics |= {"accuracy": accuracy, "f1": f1} if name == "classes" else {}
+        rows = TensorDataset(inputs, targets)
+        few = TensorDataset(inputs[:24], targets[:24])
+        still = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.0)}
+        found[name] = train(
+            ranks,
+            few,
+            Task(criterion),
+            model=model,
+            optimizers=still,
+            metrics=metrics,
+            val=rows,
+            batch_size=24,
+            epochs=1,
+        )["epochs"][0]
+    return found
+
+
+SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
+    each.__name__: each
+    for each in (
+        plain,
+        workers,
+        iterable,
+        clipped,
+        weighted,
+        ignored,
+        summed,
+        learned_loss,
+        own_step,
+        own_update,
+        evaluated,
+    )
+}
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

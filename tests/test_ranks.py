@@ -1,0 +1,71 @@
+"""Several real processes train what one process trains: the same weights to rounding, the same counts exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.share import Share
+from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
+
+TRAINED = [name for name in SCENARIOS if name != "evaluated"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict[str, Result]]]:
+    """What one process finds, and what two find."""
+    folder = tmp_path_factory.mktemp("ranks")
+    yield {1: by_one([*SCENARIOS], folder), 2: by_ranks(2, [*SCENARIOS], folder)}
+
+
+def assert_same_training(one: Result, several: Result) -> None:
+    assert one["progress"] == several["progress"]
+    for name, weight in one["weights"].items():
+        assert torch.allclose(weight, several["weights"][name], rtol=0, atol=1e-6), name
+    for first, second in zip(one["epochs"], several["epochs"], strict=True):
+        assert first == pytest.approx(second, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_ranks_train_what_one_process_trains(name: str, found: dict[int, dict[str, Result]]) -> None:
+    assert_same_training(found[1][name], found[2][name])
+
+
+def test_parameters_of_the_loss_are_trained_alike(found: dict[int, dict[str, Result]]) -> None:
+    assert torch.allclose(found[1]["learned_loss"]["scale"], found[2]["learned_loss"]["scale"], atol=1e-6)
+
+
+def assert_same_evaluation(one: Result, several: Result) -> None:
+    for name in ("val/accuracy", "val/f1", "val/auc", "val/spread"):
+        assert one["classes"][name] == several["classes"][name], name
+    assert one["values"]["val/r2"] == pytest.approx(several["values"]["val/r2"], abs=1e-9)
+
+
+def test_every_row_is_evaluated_once_whatever_the_metric(found: dict[int, dict[str, Result]]) -> None:
+    assert_same_evaluation(found[1]["evaluated"], found[2]["evaluated"])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("num_ranks", [3, 4])
+def test_more_ranks_evaluate_alike(num_ranks: int, tmp_path: Path) -> None:
+    one, several = by_one(["evaluated"], tmp_path), by_ranks(num_ranks, ["evaluated"], tmp_path)
+    assert_same_evaluation(one["evaluated"], several["evaluated"])
+
+
+@pytest.mark.full
+def test_four_ranks_train_what_one_process_trains(tmp_path: Path) -> None:
+    one, several = by_one(TRAINED, tmp_path), by_ranks(4, TRAINED, tmp_path)
+    for name in TRAINED:
+        assert_same_training(one[name], several[name])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_shares_hold_every_row_once_and_in_order(count: int) -> None:
+    for num_rows in range(10):
+        bounds = [Share(index, count).bounds(num_rows) for index in range(count)]
+        assert [row for first, end in bounds for row in range(first, end)] == list(range(num_rows))
+        sizes = [end - first for first, end in bounds]
+        assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
