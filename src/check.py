@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from src.config.changes import check_changes
+from src.config.checks import components
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
@@ -28,7 +29,7 @@ from src.trainer.evaluate import evaluating
 from src.trainer.init_from import init_weights
 from src.trainer.nonfinite import tensors_in
 from src.trainer.rehearse import count_parameters, describe_length
-from src.trainer.schedule import count_steps, learning_rates, rates_over
+from src.trainer.schedule import count_steps, learning_rates, misfits, rates_over
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
 from src.training import try_out
@@ -72,6 +73,7 @@ def check(
         if state is not None:
             trainer.load_state_dict(state, str(run))
             yield from _describe_resume(trainer, str(run), changed)
+        yield from _describe_config(config)
         yield from _describe_data(experiment)
         yield from _describe_model(experiment)
         yield from _describe_phases(trainer)
@@ -90,6 +92,12 @@ def _describe_resume(trainer: Trainer, run: str, changed: Sequence[str]) -> Iter
     yield from (f"changed    {line}" for line in changed)
     if trainer.is_finished:
         yield "           nothing is left to do: trainer.epochs=N makes it longer"
+
+
+def _describe_config(config: Config) -> Iterator[str]:
+    """Says what was held against the signatures of the code: a report without mistakes would not show it."""
+    names = [component.type for _, component in components(config)]
+    yield f"config     {config.name}: the arguments of {', '.join(dict.fromkeys(names))} fit their signatures"
 
 
 def _describe_data(experiment: Experiment) -> Iterator[str]:
@@ -131,11 +139,7 @@ def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list
         return
     yield f"length     {int(total):,} steps, {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps"
     optimizers, schedules = build_optimizers(config, experiment)
-    for name, schedule in schedules.items():
-        planned = getattr(schedule.scheduler, "total_steps", None) or getattr(schedule.scheduler, "T_max", None)
-        moves = int(total) if schedule.every == "step" else math.ceil(total / steps_per_epoch)
-        if isinstance(planned, int) and planned != moves:
-            mistrusted.append(f"{name}: made for {planned:,} moves, and this run makes {moves:,}")
+    mistrusted += misfits(schedules, steps_per_epoch, total)
     for name, values in rates_over(optimizers, schedules, int(total), steps_per_epoch).items():
         if values:
             told = f"first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,6 @@ from src.trainer.views import standard_hooks
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE, Ranks
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -188,11 +185,6 @@ def build_trainer(
 ) -> Trainer:
     """Build optimizers, schedules and hooks, and introduce everyone to the trainer."""
     optimizers, schedules = build_optimizers(config, experiment)
-    total_steps = experiment.available["loader"]["total_steps"]  # type: ignore[index]
-    for name, schedule in schedules.items():
-        if schedule.warmup_steps >= total_steps:
-            told = (name, schedule.warmup_steps, int(total_steps))
-            log.warning("%s.warmup_steps is %d and the run has %d steps: it never gets past it", *told)
     return Trainer(
         experiment.task,
         experiment.model,

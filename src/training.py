@@ -180,11 +180,14 @@ def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] 
 
 
 def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
-    """Train, say how it ended, and return the exit code."""
+    """Train, say what is odd about the schedules and how it ended, and return the exit code."""
     from src.logger.console import closing_summary
     from src.logger.status import write_status
+    from src.trainer.schedule import count_steps, misfits
     from src.utils.paths import shown_path
 
+    for line in misfits(trainer.schedules, *count_steps(trainer.train_loader, trainer.settings)):
+        log.warning("%s", line)
     started_s = time.perf_counter()
     code = 1
     is_main = trainer.ranks.is_main

@@ -68,6 +68,7 @@ def test_it_tells_what_a_run_would_be(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_it_warns_of_a_schedule_of_another_length() -> None:
     text = report("lr_scheduler.args.T_max=100", "trainer.epochs=2")
+    assert text.startswith("config     digits: the arguments of digits.Digits, lenet.LeNet, CrossEntropyLoss, AdamW, ")
     assert "warning    lr_scheduler: made for 100 moves, and this run makes" in text
 
 

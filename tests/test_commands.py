@@ -142,6 +142,14 @@ def test_predictions_without_labels_are_asked_for_where_there_are_some(straight:
     assert f"python predict.py -r {straight} --input FILE needs no labels" in result.stderr
 
 
+def test_a_schedule_that_does_not_fit_the_run_is_told(config: Path, tmp_path: Path) -> None:
+    schedule = "lr_scheduler={type: CosineAnnealingLR, args: {T_max: 100}, warmup_steps: 5000}"
+    result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", "trainer.epochs=1", schedule)
+    assert result.returncode == 0, result.stderr
+    assert "warning: lr_scheduler: made for 100 moves, and this run makes 1" in result.stdout
+    assert "warning: lr_scheduler.warmup_steps is 5,000 and the run has" in result.stdout
+
+
 def test_a_run_that_fails_says_what_is_left_of_it(config: Path, tmp_path: Path) -> None:
     explode = ("optimizer={type: SGD, args: {lr: 1e30}}", "lr_scheduler=null", "trainer.epochs=1")
     result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", *explode)

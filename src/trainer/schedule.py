@@ -216,6 +216,22 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
     return rates
 
 
+def misfits(schedules: Mapping[str, Schedule], steps_per_epoch: float, total_steps: float) -> list[str]:
+    """Return which schedules, or warm-ups, are longer or shorter than the run."""
+    if not math.isfinite(total_steps):
+        return []
+    found = []
+    for name, schedule in schedules.items():
+        planned = getattr(schedule.scheduler, "total_steps", None) or getattr(schedule.scheduler, "T_max", None)
+        moves = int(total_steps) if schedule.every == "step" else math.ceil(total_steps / steps_per_epoch)
+        if isinstance(planned, int) and planned != moves:
+            found.append(f"{name}: made for {planned:,} moves, and this run makes {moves:,}")
+        if schedule.warmup_steps >= total_steps:
+            steps = f"{schedule.warmup_steps:,} and the run has {int(total_steps):,} steps"
+            found.append(f"{name}.warmup_steps is {steps}: it never gets past it")
+    return found
+
+
 def rates_over(
     optimizers: Mapping[str, Optimizer], schedules: Mapping[str, Schedule], num_steps: int, steps_per_epoch: float
 ) -> dict[str, list[float]]:
