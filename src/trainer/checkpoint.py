@@ -28,6 +28,7 @@ from src.trainer.plain import check_plain
 from src.utils.direct_file import CHUNK_BYTES, DirectFile, sync_folder
 from src.utils.errors import CheckpointError, ResourceError
 from src.utils.paths import shown_path
+from src.utils.zip_sums import SummedZip
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 1 << 16
@@ -122,9 +123,9 @@ class CheckpointStore:
     def _write(self, path: Path, state: Mapping[str, Any]) -> tuple[Path, int, int]:
         """Put `state` on the disk; return where, its size and its checksum."""
         temporary = self.folder / f".tmp-{os.getpid()}-{path.name}"
-        with DirectFile(temporary, self.give_up) as file:
+        with SummedZip(temporary, self.give_up) as file:
             try:
-                # Torch never reads the sums of its records; ours is of the whole file.
+                # Torch takes longer than we do to sum its records.
                 with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
                     torch.save(dict(state), file)  # type: ignore[arg-type]
             except RuntimeError as error:
