@@ -29,6 +29,7 @@ from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
 from src.trainer.profile import standard_traces
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
+from src.trainer.step import needs_closure
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
@@ -97,6 +98,11 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
         available = experiment.available
         optimizer: Optimizer = build("optimizer", component, chosen[name], available=available)
         scale_rates(optimizer)
+        if experiment.freezing.has_phases and needs_closure(optimizer):
+            raise ConfigError(
+                f"parameters.freeze: {component.type} goes on in directions of earlier steps, so what rests in some "
+                "epochs would move; freeze it for the whole run"
+            )
         optimizers[f"optimizer{suffix}"] = optimizer
         settings = schedules.get(name)
         timed[f"lr_scheduler{suffix}"] = _build_schedule(settings, optimizer, config, available)

@@ -27,7 +27,7 @@ from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, NumericsError
 from tests.trainer_kit import KillAt, assert_same_weights, make_trainer, weights
 
 CPU = torch.device("cpu")
@@ -101,6 +101,7 @@ def test_lbfgs_goes_on_exactly(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"max_grad_norm": 1.0}, r"trainer\.max_grad_norm: LBFGS searches along the true gradient"),
+        ({"nonfinite": "skip"}, "LBFGS moves the weights while it searches"),
         ({"several": True}, "LBFGS trains alone; beside others it needs a task with an `update` of its own"),
     ],
 )
@@ -111,6 +112,24 @@ def test_what_makes_no_sense_with_a_closure_is_refused(settings: dict[str, Any],
         optimizers["optimizer.second"] = torch.optim.SGD(second.parameters())
     with pytest.raises(ConfigError, match=message):
         Step(Task(nn.MSELoss()), first, optimizers, TrainerSettings(**settings), CPU, lambda output, batch: None)
+
+
+def test_lbfgs_and_phases_are_refused_together() -> None:
+    freeze = [{"match": "layers.1.*", "until_epoch": 1}]
+    config = config_from_dict({**DIGITS, "optimizer": "LBFGS", "parameters": {"freeze": freeze}})
+    with pytest.raises(ConfigError, match=r"parameters\.freeze: LBFGS goes on in directions of earlier steps"):
+        build_optimizers(config, build_experiment(config, CPU))
+
+
+def test_lbfgs_is_used_by_its_name_and_stops_at_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    whole = {**DIGITS, "loader": {"batch_size": 2000}}
+    config = config_from_dict({**whole, "optimizer": {"type": "LBFGS", "args": {"line_search_fn": "strong_wolfe"}}})
+    values = build_trainer(config, build_experiment(config, CPU), CPU, Logger([]), tmp_path).fit()
+    assert values["train/loss"] < 1.0
+    config = config_from_dict({**whole, "optimizer": {"type": "LBFGS", "args": {"lr": 1e30, "max_iter": 5}}})
+    trainer = build_trainer(config, build_experiment(config, CPU), CPU, Logger([]), tmp_path)
+    with pytest.raises(NumericsError):
+        trainer.fit()
 
 
 # --- no optimizer, no global loss -------------------------------------------------------------------------------------

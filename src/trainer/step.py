@@ -134,10 +134,14 @@ class Step:
         def closure() -> Tensor:
             weights, loss = self._fitting_gradients(batches)
             self._micro_batches.num_taken = len(batches) * self._progress.micro_batches
-            return loss * correct_shares(self._parameters, weights)
+            loss = loss * correct_shares(self._parameters, weights)
+            self.look(self._parameters)
+            return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]  # the loss may stay on its device
-        self._micro_batches.num_taken = 0
+        try:
+            optimizer.step(closure)  # type: ignore[arg-type]  # the loss may stay on its device
+        finally:
+            self._micro_batches.num_taken = 0
         self._mark("optimizer")
 
     def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[list[Weight], Tensor]:
@@ -224,7 +228,7 @@ def check_closure(settings: TrainerSettings, optimizers: Mapping[str, Optimizer]
     """Refuse what does not go with an optimizer that asks for the loss itself.
 
     Raises:
-        ConfigError: Gradients are to be clipped or scaled, or there are several optimizers.
+        ConfigError: Gradients are to be clipped or scaled, bad steps undone, or there are several optimizers.
     """
     name = next(type(optimizer).__name__ for optimizer in optimizers.values() if needs_closure(optimizer))
     if len(optimizers) > 1:
@@ -234,6 +238,11 @@ def check_closure(settings: TrainerSettings, optimizers: Mapping[str, Optimizer]
     if wrong:
         raise ConfigError(
             f"trainer.{', '.join(wrong)}: {name} searches along the true gradient of the loss; leave it out"
+        )
+    if settings.nonfinite != "stop" or settings.loss_spikes not in (None, "stop"):
+        raise ConfigError(
+            f"trainer.nonfinite, trainer.loss_spikes: {name} moves the weights while it searches, so a step cannot be "
+            "left out; only `stop` goes with it"
         )
 
 
