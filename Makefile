@@ -10,7 +10,7 @@ LONG := slow or full or browser or gpu
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: train test test-full bench lint format setup setup-dev clean
+.PHONY: train test test-full bench docs lint format setup setup-dev clean
 
 train: setup
 	$(VENV_PYTHON) train.py -c $(CONFIG) $(ARGS)
@@ -23,6 +23,10 @@ test-full: setup-dev
 
 bench: setup-dev
 	$(VENV_PYTHON) -m benchmarks $(ARGS)
+
+docs: setup-dev
+	$(VENV_PYTHON) -m sphinx -q -W --keep-going -b html docs build/docs $(ARGS)
+	@echo "build/docs/index.html"
 
 chaos: setup-dev
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)

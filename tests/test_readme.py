@@ -1,12 +1,13 @@
-"""README, docs/config.md and docs/data.md, done to the letter in a copy of the project.
+"""README and the pages listed below, done to the letter in a copy of the project.
 
 How a fence is read:
 - ```bash           each line is run; `fails=2` says with which exit code
 - ```text output    what the block before prints, line by line, any digits for digits; `...` leaves lines out
 - ```python title=  the file is written
-- ```yaml title=    the keys replace those of that config, which is then trained for two steps; a new file is written
+- ```yaml title=    a new file is written; in the README the keys of a config are replaced, which is trained two steps
 - ```sh setup       is not run here, but must be what the Makefile does
-A run id such as 1121_054238 stands for the newest run. Long runs may be cut by an override that is appended.
+A run such as saved/digits/1121_054238 is the newest one of its name when a page first speaks of it. Long runs may be
+cut by an override that is appended.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Block(NamedTuple):
 
 
 FENCE = re.compile(r"^```(\w+)?[ ]?(.*?)\n(.*?)^```$", re.S | re.M)
-RUN_ID = re.compile(r"\b\d{4}_\d{6}\b")
-PAGES = ("README.md", "docs/config.md", "docs/data.md")
+RUN = re.compile(r"\bsaved/(\w+)/(\d{4}_\d{6})\b")
+PAGES = ("README.md", "docs/config.md", "docs/data.md", "docs/tutorial.md", "docs/ko/tutorial.md", "docs/howto.md")
 
 
 def blocks(page: str) -> list[Block]:
@@ -57,14 +58,23 @@ def commands(block: Block) -> list[str]:
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a line as a shell would, with `python` being this one."""
-    if found := RUN_ID.search(command):
-        runs = sorted((folder / "saved" / "digits").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-        command = command.replace(found[0], next(run.name for run in runs if RUN_ID.fullmatch(run.name)))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def with_runs(text: str, folder: Path, known: dict[str, str]) -> str:
+    """Put what was the newest run of its name when a page first spoke of it for each run; `known` keeps them."""
+
+    def newest(found: re.Match[str]) -> str:
+        if found[0] not in known:
+            runs = (folder / "saved" / found[1]).glob("*/checkpoints/last.pt")
+            known[found[0]] = max(runs, key=lambda path: path.stat().st_mtime_ns).parents[1].name
+        return f"saved/{found[1]}/{known[found[0]]}"
+
+    return RUN.sub(newest, text)
 
 
 def shape(line: str) -> str:
@@ -90,22 +100,25 @@ def test_the_pages_are_read() -> None:
     assert sum(block.info.startswith("title=") for block in blocks("README.md")) == 10
 
 
-def test_every_command_does_what_the_page_says(copy: Path) -> None:
-    for page in PAGES:
-        output = ""
-        for block in blocks(page):
-            where = f"{page}:{block.line}"
-            if block.language == "bash":
-                expected = int(block.info.removeprefix("fails=") or 0)
-                output = ""
-                for command in commands(block):
-                    done = run(command, copy)
-                    output += done.stdout + done.stderr
-                    assert done.returncode == expected, f"{where}: {command}\n{output}"
-            elif block.language == "yaml" and block.info and not (ROOT / title(block)).exists():
-                (copy / title(block)).write_text(block.text, encoding="utf-8")
-            elif block.info == "output":
-                check_output(block.text, output, where)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.full] if "/ko/" in page else []) for page in PAGES]
+)
+def test_every_command_does_what_the_page_says(page: str, copy_project: Callable[[], Path]) -> None:
+    folder = copy_project()
+    output, known = "", dict[str, str]()
+    for block in blocks(page):
+        where = f"{page}:{block.line}"
+        if block.language == "bash":
+            expected = int(block.info.removeprefix("fails=") or 0)
+            output = ""
+            for command in commands(block):
+                done = run(with_runs(command, folder, known), folder)
+                output += done.stdout + done.stderr
+                assert done.returncode == expected, f"{where}: {command}\n{output}"
+        elif block.info.startswith("title=") and not (ROOT / title(block)).exists():
+            (folder / title(block)).write_text(with_runs(block.text, folder, known), encoding="utf-8")
+        elif block.info == "output":
+            check_output(block.text, output, where)
 
 
 def own_parts() -> list[tuple[Block, Block]]:
@@ -174,7 +187,7 @@ def test_every_link_leads_somewhere() -> None:
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
-        *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+        *(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md") if "generated" not in p.parts),
     ]:
         prose = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)#:]+)\)", prose):
