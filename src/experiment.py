@@ -79,7 +79,8 @@ def build_experiment(
     model = available["model"] = build_model(config.model, available).to(device)
     freezing = Freezing(model, config.parameters.freeze)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
-    metrics = MetricSet({name: build("metrics", part, available=available) for name, part in config.metrics.items()})
+    measures = {name: build("metrics", part, available=available) for name, part in config.metrics.items()}
+    metrics = MetricSet(measures, getattr(parts["train"].dataset, "class_names", None))
     task = build("task", config.task, available=available, criterion=criterion)
     return Experiment(parts, loaders, model, task, metrics, freezing, available, made_with(config.model))
 

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from src.data import transforms as T
+from src.data.part import Part
 
 IMAGE = torch.rand(3, 8, 10, generator=torch.Generator().manual_seed(0))
 
@@ -101,3 +103,24 @@ def test_noise_has_the_deviation_asked_for() -> None:
     torch.manual_seed(0)
     noise: Tensor = T.AddNoise(0.5)(torch.zeros(10_000))
     assert abs(float(noise.std()) - 0.5) < 0.02
+
+
+def test_a_transform_of_albumentations_is_one_of_the_list_and_the_same_in_every_process() -> None:
+    A = pytest.importorskip("albumentations")
+    flips = [A.HorizontalFlip(p=0.5), T.ToFloat(), A.RandomBrightnessContrast(p=1.0)]
+    data = TensorDataset(IMAGE.repeat(40, 1, 1, 1), torch.arange(40))
+    part = Part("train", data, None, flips, seed=3)
+    images = part.read(0, torch.arange(40))[0]
+    assert images.shape == (40, 3, 8, 10) and len({each.numpy().tobytes() for each in images}) > 20
+    again = Part("train", data, None, flips, seed=3)
+    later = again.read(0, torch.arange(20, 40))[0]
+    assert torch.equal(later, images[20:]) and not torch.equal(images, part.read(1, torch.arange(40))[0])
+
+
+def halve(array: Any) -> Any:
+    return array / 2
+
+
+def test_any_callable_may_stand_in_the_list() -> None:
+    part = Part("train", TensorDataset(IMAGE.unsqueeze(0)), None, [halve, torch.nn.Flatten(0), lambda x: x + 1])
+    assert torch.equal(part.read(0, [0])[0], (IMAGE / 2).flatten().unsqueeze(0) + 1)

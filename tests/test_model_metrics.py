@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import sklearn.metrics as sk
 import torch
@@ -13,6 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import train
+from src.config import Component
+from src.config.build import build
+from src.config.registry import use_folder
 from src.model.accumulate import MeanMetric, Metric
 from src.model.metric import (
     MetricSet,
@@ -22,12 +28,14 @@ from src.model.metric import (
     f1,
     mae,
     mse,
+    perplexity,
     precision,
     r2,
     recall,
     top_k_accuracy,
     whole_split,
 )
+from src.trainer.checkpoint import load_checkpoint
 from src.utils.errors import DataError
 
 
@@ -241,3 +249,73 @@ def test_update_keeps_no_graph_and_whole_split_copies_what_it_keeps() -> None:
     mean = MeanMetric(mse)
     mean.update(outputs, torch.zeros(4, 1))
     assert not any(total.requires_grad for total in mean.state_dict()["sums"].values())
+
+
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), last=st.booleans(), seed=st.integers(0, 9))
+def test_perplexity_is_that_of_all_words_together_whatever_batches_and_padding(
+    lengths: list[int], last: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    metric, rows, words = as_metric(partial(perplexity, ignore_index=0)), [], []
+    for length in lengths:
+        outputs = torch.randn(3, length, 7, generator=generator)
+        targets = torch.randint(0, 7, (3, length), generator=generator)
+        targets[0, 0] = 1
+        metric.update(outputs if last else outputs.movedim(-1, 1), targets)
+        rows.append(outputs.flatten(0, 1))
+        words.append(targets.flatten())
+    every, known = torch.cat(rows), torch.cat(words)
+    expected = torch.nn.functional.cross_entropy(every[known != 0], known[known != 0]).exp()
+    assert metric.compute() == pytest.approx(float(expected), rel=1e-5)
+    assert float(perplexity(every, known, 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_values_of_classes_are_called_by_the_names_of_the_classes() -> None:
+    outputs, targets = torch.eye(3), torch.tensor([0, 1, 1])
+    metrics = MetricSet({"f1": partial(f1, average="none"), "errors": both_errors}, ["ant", "bee", "cow"])
+    metrics.update(outputs, torch.nn.functional.one_hot(targets, 3)[:, 0] * 0 + targets)
+    assert {name for name in metrics.compute() if name.startswith("f1")} == {"f1/ant", "f1/bee", "f1/cow"}
+    assert set(metrics.numbers().compute()) == set(metrics.compute())
+
+
+RUN = """
+name: monitored
+data: {{type: scikit.ScikitLearn, args: {{name: iris}}, split: {{val: 0.3, stratify: true}}}}
+model: {{type: mlp.MLP, args: {{in_features: 4, hidden: [8], out_features: 3}}}}
+loss: CrossEntropyLoss
+metrics: [perplexity, {{name: recall, type: recall, args: {{average: none}}}}, {{type: {type}, name: other}}]
+optimizer: {{type: Adam, args: {{lr: 0.05}}}}
+trainer: {{epochs: 2, device: cpu, save_dir: '{folder}/saved', monitor: {monitor}}}
+logger: {{bar: false, tensorboard: false}}
+"""
+
+
+@pytest.mark.parametrize(
+    "monitor", ["min val/perplexity", "max val/recall/versicolor", "min train/loss", "max val/other/high"]
+)
+def test_any_logged_value_may_be_watched(tmp_path: Path, monitor: str) -> None:
+    name = f"measures_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "def spread(outputs, targets):\n    return {'high': outputs.amax(1).mean(), 'low': outputs.amin(1).mean()}\n"
+    )
+    (tmp_path / "run.yaml").write_text(RUN.format(folder=tmp_path, monitor=monitor, type=f"{name}.spread"))
+    try:
+        assert train.main(["-c", str(tmp_path / "run.yaml")]) == 0
+    finally:
+        use_folder(None)
+    (run,) = tmp_path.glob("saved/monitored/*")
+    table = pd.read_csv(run / "metrics.csv")
+    mode, column = monitor.split()
+    values = table[column]
+    best = load_checkpoint(run / "checkpoints" / "best.pt")["progress"]["epoch"]
+    assert best == 1 + int(values.argmin() if mode == "min" else values.argmax())
+    assert {"val/recall/setosa", "val/other/low", "train/perplexity"} <= set(table.columns)
+
+
+def test_metrics_of_torchmetrics_are_found_by_name_and_exact() -> None:
+    pytest.importorskip("torchmetrics")
+    metric = as_metric(build("metrics", Component("torchmetrics.classification.MulticlassF1Score", {"num_classes": 5})))
+    outputs, targets = torch.randn(105, 5), torch.randint(0, 5, (105,))
+    for rows in torch.arange(105).split(10):
+        metric.update(outputs[rows], targets[rows])
+    assert metric.compute() == pytest.approx(sk.f1_score(targets, outputs.argmax(1), average="macro"), abs=1e-6)

@@ -82,27 +82,3 @@ class LanguageTask(Task):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.state = state["state"]
-
-
-class Perplexity:
-    """`exp` of the mean cross entropy of all words."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.total: Any = 0.0
-        self.count = 0
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.total = self.total + nn.functional.cross_entropy(outputs.detach(), targets, reduction="sum").double()
-        self.count += targets.numel()
-
-    def compute(self) -> float:
-        return float(torch.as_tensor(self.total / max(1, self.count)).exp())
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total, "count": self.count}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.total, self.count = state["total"], state["count"]

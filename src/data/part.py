@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from src.data.on_array import as_transform
 from src.utils.errors import DataError, KeelError
 from src.utils.seed import forked_rng, mix_seed, seed_host
 
@@ -43,7 +44,7 @@ class Part:
         self.name = name
         self.dataset = dataset
         self.indices = indices
-        self.transforms = tuple(transforms)
+        self.transforms = tuple(map(as_transform, transforms))
         self.seed = seed
         self.is_iterable = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
         batchwise = all(getattr(transform, "takes_batch", False) for transform in self.transforms)

@@ -32,10 +32,12 @@ from src.model.figures import Figure, confusion_matrix, pr_curve
 from src.model.loss import mae, mse
 from src.model.merge import can_merge, merged
 from src.model.object_metric import ObjectMetric
+from src.model.perplexity import perplexity, perplexity_of, surprise
 from src.model.sklearn_metric import sklearn_value
 
 __all__ = [
-    "accuracy", "confusion_matrix", "f1", "mae", "mse", "pr_curve", "precision", "r2", "recall", "top_k_accuracy",
+    "accuracy", "confusion_matrix", "f1", "mae", "mse", "perplexity", "pr_curve", "precision", "r2", "recall",
+    "top_k_accuracy",
 ]  # fmt: skip
 
 Average = Literal["macro", "weighted", "none"]
@@ -152,6 +154,7 @@ _EXACT: dict[Callable[..., Any], Callable[..., Metric]] = {
     precision: _counted(_precision),
     recall: _counted(_recall),
     f1: _counted(_f1),
+    perplexity: lambda ignore_index=-100: Derived(Counts(partial(surprise, ignore_index=ignore_index)), perplexity_of),
     r2: lambda: Derived(Residuals(), _r2),
     confusion_matrix: lambda ignore_index=None: Figure(confusion_matrix, ignore_index=ignore_index),
     pr_curve: lambda: Figure(pr_curve),
@@ -210,9 +213,11 @@ class MetricSet:
 
     Args:
         metrics: Name to anything that `as_metric` takes.
+        class_names: What the values of a metric with one per class are called; default: 0, 1, ...
     """
 
-    def __init__(self, metrics: Mapping[str, Any]) -> None:
+    def __init__(self, metrics: Mapping[str, Any], class_names: Sequence[str] | None = None) -> None:
+        self._class_names = dict(zip(map(str, range(len(class_names or ()))), class_names or (), strict=True))
         self._metrics = {name: as_metric(metric) for name, metric in metrics.items()}
         shared: dict[Any, Derived] = {}
         self._updated: dict[str, Metric] = {}
@@ -257,6 +262,8 @@ class MetricSet:
         values: dict[str, float] = {}
         for name, metric in self._metrics.items():
             value = metric.compute()
+            if isinstance(value, dict) and value.keys() == self._class_names.keys():
+                value = {self._class_names[part]: v for part, v in value.items()}
             values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         return values
 
@@ -266,7 +273,8 @@ class MetricSet:
 
     def numbers(self) -> MetricSet:
         """The others, as a set of their own."""
-        return MetricSet({name: metric for name, metric in self._metrics.items() if not isinstance(metric, Figure)})
+        others = {name: metric for name, metric in self._metrics.items() if not isinstance(metric, Figure)}
+        return MetricSet(others, list(self._class_names.values()))
 
     def reset(self) -> None:
         for metric in self._updated.values():
