@@ -1,6 +1,7 @@
 """Compare runs: `python runs.py saved/`, and free their disk space: `python runs.py prune saved/`.
 
 Lists every run below a folder: its status, best value, epochs, time, and the config keys in which runs differ.
+`compare A B` says whether two configs, each trained with several seeds, differ by more than seeds make them differ.
 `prune` lists what could be deleted, and deletes it with --yes. The best and the last checkpoint always stay.
 """
 
@@ -19,7 +20,8 @@ from src.utils.errors import ConfigError
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = Parser("runs.py", "runs.py [prune] FOLDER [--sort KEY] [--filter KEY=VALUE] [--csv FILE]", __doc__)
+    usage = "runs.py [prune] FOLDER [--sort KEY] [--filter KEY=VALUE] [--csv FILE], or: runs.py compare A B"
+    parser = Parser("runs.py", usage, __doc__)
     parser.add_argument("words", nargs="*", metavar="FOLDER", help="where the runs are; default: saved")
     parser.add_argument("--sort", metavar="KEY", help="column or config key, e.g. lr; --sort=-lr has the largest first")
     parser.add_argument(
@@ -35,6 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     options = parse(argv)
+    if options.words[:1] == ["compare"]:
+        return compare_seeds([Path(word) for word in options.words[1:]])
     is_prune = options.words[:1] == ["prune"]
     words = options.words[1:] if is_prune else options.words
     folder = Path(words[0] if words else "saved")
@@ -43,6 +47,20 @@ def main(argv: Sequence[str]) -> int:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; name the one that holds your runs, usually saved")
     return prune(folder, options.yes) if is_prune else compare(folder, options)
+
+
+def compare_seeds(folders: Sequence[Path]) -> int:
+    """Print in what two configs differ, and whether their results do."""
+    from src.logger.seed_noise import compare_lines, find_repeats
+
+    if len(folders) != 2:
+        raise ConfigError("runs.py compare: two folders are needed, e.g. saved/a/seeds-5_... saved/b/seeds-5_...")
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; name one that train.py --seeds made")
+    a, b = map(find_repeats, folders)
+    print(*compare_lines(a, b), sep="\n")
+    return 0
 
 
 def compare(folder: Path, options: argparse.Namespace) -> int:

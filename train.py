@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
     ranks = find_ranks()
     if (code := ranks.recall("code")) is not None:  # an earlier attempt has ended, and not by accident
         return int(code)
-    config, run_dir, state = open_run(replace(arguments, resume=None) if arguments.folds else arguments, ranks)
+    is_many = arguments.folds or arguments.seeds  # they find out themselves what to go on with
+    config, run_dir, state = open_run(replace(arguments, resume=None) if is_many else arguments, ranks)
     with placed(config.places):
         return check_or_train(arguments, config, run_dir, state, [Path(sys.argv[0]).name, *argv], ranks)
 
@@ -64,8 +65,9 @@ def check_or_train(
         for line in check(config, run_dir, state, arguments.allowed):
             print(line)
         return 0
-    if arguments.folds and ("," in config.trainer.device or not ranks.is_alone):
-        raise ConfigError(f"--folds: trains in one process, on one device; found {config.trainer.device}")
+    if (arguments.folds or arguments.seeds) and ("," in config.trainer.device or not ranks.is_alone):
+        option = "--folds" if arguments.folds else "--seeds"
+        raise ConfigError(f"{option}: trains in one process, on one device; found {config.trainer.device}")
     if ranks.is_alone and "," in config.trainer.device:
         return start_ranks(config)
     from src.logger.console import setup_console
@@ -77,6 +79,10 @@ def check_or_train(
             from src.folds import train_folds
 
             return train_folds(config, arguments, command)
+        if arguments.seeds:
+            from src.seeds import train_seeds
+
+            return train_seeds(config, arguments, command)
         from src.training import train
 
         return train(config, run_dir, state, command, arguments.allowed, ranks)

@@ -28,7 +28,7 @@ from src.config.changes import check_changes
 from src.config.command_line import Arguments
 from src.config.settings import Config
 from src.data.part import Part
-from src.logger.console import setup_console
+from src.logger.console import log_to_file
 from src.logger.run_dir import check_run_name, write_file
 from src.model.metric import MetricSet
 from src.saved_run import SavedRun
@@ -80,7 +80,7 @@ def train_folds(config: Config, arguments: Arguments, command: Sequence[str]) ->
         if code:
             log.warning("fold %d of %d was stopped; go on with: --folds %d -r auto", fold, split.folds, split.folds)
             return code
-    setup_console()  # what follows is not for the log of the last fold
+    log_to_file(None)  # what follows is not for the log of the last fold
     assert arguments.config is not None  # the command line asks for it
     print(pool(folder, split.folds, (*arguments.trusted, f"{arguments.config.parent}/")))
     return 0

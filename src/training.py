@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from src.experiment import Experiment
     from src.logger.logger import Logger
     from src.logger.run_dir import RunDir
+    from src.trainer.hooks import Hook
     from src.trainer.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def train(
     command: Sequence[str],
     allowed: Sequence[str] = (),
     ranks: Ranks = ALONE,
+    watchers: Sequence[Hook] = (),
 ) -> int:
     """Build everything, train, and return the exit code.
 
@@ -45,6 +47,7 @@ def train(
         command: The command line, for the record.
         allowed: Keys that may differ from the run that goes on, though they should not.
         ranks: The processes that train together; each of them calls this.
+        watchers: Hooks besides those of the config.
     """
     from src.utils.host_memory import lasting_objects
 
@@ -61,16 +64,14 @@ def train(
 
         load_compiler()
 
-    changed: list[str] = []
     if state is not None:
         allowed = with_batch_size(allowed, state, config, ranks)
-        changed = check_changes(state["config"], config, allowed, str(path))
+    changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
     device = prepare(config, ranks)
     experiment = build_experiment(config, device, state and state["data"], Share(ranks.rank, ranks.world_size))
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
     try_out(experiment, device, None if "data" in allowed else state, str(path))
-
     meet(config, experiment, device, ranks)
 
     run = open_folder(path, config, ranks)
@@ -78,6 +79,7 @@ def train(
         undo.callback(lambda: run.discard() if path is None and ranks.is_main else run.close())
         logger = Logger(build_sinks(config, run.path) if ranks.is_main else [])
         trainer = build_trainer(config, experiment, device, logger, run.checkpoints, ranks)
+        trainer.hooks += watchers
         if state is not None:
             trainer.load_state_dict(state, str(run.path))
         undo.pop_all()
@@ -89,11 +91,11 @@ def train(
     return fit(trainer, run, logger)
 
 
-def prepare(config: Config, ranks: Ranks) -> torch.device:
+def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
     """Make this process ready to build the run, and return its device."""
     from src.logger.logger import check_sinks
     from src.logger.run_dir import check_writable
-    from src.utils.device import find_device, make_deterministic
+    from src.utils.device import find_device, make_deterministic, use_threads
     from src.utils.host_memory import keep_freed_memory
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
@@ -101,6 +103,7 @@ def prepare(config: Config, ranks: Ranks) -> torch.device:
     check_sinks(config.logger)
     check_writable(project_path(config.trainer.save_dir))
     keep_freed_memory()
+    use_threads(config.trainer.threads)
     device = find_device(config.trainer.device, ranks)
     if config.trainer.deterministic:
         make_deterministic()

@@ -51,7 +51,8 @@ def test_three_lines_say_what_a_config_is(config: Path) -> None:
     lines = config.read_text(encoding="utf-8").splitlines()
     shows, expect, command, fourth = [line for line in lines if not line.startswith("# yaml-language-server:")][:4]
     assert re.match(r"# Shows: \w.*[.]$", shows) and re.match(r"# Expect: \w.*[.]$", expect)
-    assert command == f"# Run: python train.py -c configs/{config.name}"
+    script = "tune.py" if "\ntune:" in config.read_text(encoding="utf-8") else "train.py"
+    assert command == f"# Run: python {script} -c configs/{config.name}"
     assert not fourth.startswith("#")
 
 

@@ -14,7 +14,7 @@ from src.logger.secrets import masked
 from src.utils.errors import CheckpointError
 
 HARMLESS = (
-    r"name|logger\b.*|trainer\.(save_dir|device|keep|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"
+    r"name|tune\b.*|logger\b.*|trainer\.(save_dir|device|keep|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"
     r"|loader\.(.*\.)?(num_workers|pin_memory|timeout|prefetch_factor|persistent_workers|multiprocessing_context)"
     r"|data\..*args\.(\w+_)?(file|files|folder|path|root|dir)"
 )
@@ -60,7 +60,7 @@ class Change:
 
 def changes(before: Config, after: Config) -> list[Change]:
     """Returns what differs between two configs."""
-    return list(_differences(masked(before.as_dict()), masked(after.as_dict()), ()))
+    return list(differences(masked(before.as_dict()), masked(after.as_dict()), ()))
 
 
 def check_changes(saved: Mapping[str, Any], config: Config, allowed: Sequence[str], where: str) -> list[str]:
@@ -105,10 +105,11 @@ def _is_allowed(change: Change, allowed: Sequence[str]) -> bool:
     return any(dotted(change.path) == key or dotted(change.path).startswith(f"{key}.") for key in allowed)
 
 
-def _differences(old: Any, new: Any, path: KeyPath) -> Iterator[Change]:
+def differences(old: Any, new: Any, path: KeyPath) -> Iterator[Change]:
+    """Yields what differs between two configs as plain data, below a key path."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), (*path, key))
+            yield from differences(old.get(key), new.get(key), (*path, key))
     elif old != new and not (old != old and new != new):  # nan is nan here
         yield Change(path, old, new)
 

@@ -12,6 +12,7 @@ from src.config.kinds import is_module
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest, unquoted
 from src.config.references import Reference
 from src.config.settings import Component, Config, ScheduleSettings
+from src.config.tune import check_tune
 from src.data.settings import LoaderSettings
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
@@ -170,6 +171,13 @@ def _check_monitors(config: Config, mistakes: Mistakes) -> None:
             # The direction is the `mode` of its args, so it may be left out here.
             monitor = schedule.monitor if " " in schedule.monitor else f"min {schedule.monitor}"
             _check_monitor(monitor, (*path, "monitor"), config, mistakes)
+    if config.tune is not None:
+        default = "min val/loss" if "val" in config.data.part_names() else None
+        compared = check_tune(config.tune, config.trainer.monitor or default, mistakes)
+        if compared is not None:
+            _check_monitor(compared, ("tune", "metric"), config, mistakes)
+        if not config.logger.csv:
+            mistakes.add(("logger", "csv"), "a sweep reads what its trials write there; leave it true")
 
 
 def _check_monitor(monitor: str, path: KeyPath, config: Config, mistakes: Mistakes) -> None:

@@ -38,6 +38,9 @@ class Arguments:
     quiet: bool = False
     verbose: bool = False
 
+    seeds: int = 0
+    """With how many seeds to train; 0 trains one run."""
+
 
 class Parser(argparse.ArgumentParser):
     """Reports mistakes as every other mistake is reported."""
@@ -79,7 +82,8 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("-c", "--config", metavar="FILE", help="the experiment, e.g. configs/digits.yaml")
     parser.add_argument("-r", "--resume", metavar="RUN", help="go on with a run directory, a checkpoint, or `auto`")
     parser.add_argument("--lr", "--learning-rate", dest="lr", metavar="X", help="learning rate (optimizer.args.lr)")
-    parser.add_argument("--folds", type=_number_of_folds, default=0, metavar="K", help="hold out each of K folds once")
+    parser.add_argument("--folds", type=_two_or_more, default=0, metavar="K", help="hold out each of K folds once")
+    parser.add_argument("--seeds", type=_two_or_more, default=0, metavar="N", help="the same run with N seeds")
     parser.add_argument("--open", action="store_true", help="serve the runs with TensorBoard while this one trains")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; log.txt has everything")
     parser.add_argument("-v", "--verbose", action="store_true", help="debugging lines too")
@@ -92,8 +96,10 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
-    if options.folds and options.config is None:
-        parser.error("--folds needs -c CONFIG")
+    if (options.folds or options.seeds) and options.config is None:
+        parser.error(f"{'--folds' if options.folds else '--seeds'} needs -c CONFIG")
+    if options.folds and options.seeds:
+        parser.error("--folds and --seeds: one of them at a time")
     config = None if options.config is None else find_config(options.config)
     first_fold = (f"data.split.folds={options.folds}", "data.split.fold=1") if options.folds else ()
     return Arguments(
@@ -101,6 +107,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
         options.resume,
         (*collect_overrides(options), *first_fold),
         folds=options.folds,
+        seeds=options.seeds,
         trusted=tuple(options.trust),
         allowed=tuple(options.allow_change),
         check=options.check,
@@ -114,7 +121,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     )
 
 
-def _number_of_folds(text: str) -> int:
+def _two_or_more(text: str) -> int:
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"a number of 2 or more is needed, found {text!r}")
     return int(text)

@@ -28,10 +28,16 @@ def apply_overrides(node: Node, overrides: Sequence[str], mistakes: Mistakes) ->
             mistakes.add_at(place, f"KEY=VALUE is needed, found '{printable(override)}'; e.g. trainer.epochs=20")
             continue
         layer = read_text(text, place, mistakes, positions=False) or Node(None, place)
-        for key in reversed(keys):
-            layer = Node({key: layer}, place)
-        node = Node(_merged(node, _with_task_args(layer), (), mistakes).value, node.place)
+        node = laid_over(node, keys, layer, mistakes)
     return node
+
+
+def laid_over(node: Node, keys: Sequence[str], value: Node, mistakes: Mistakes) -> Node:
+    """Merges one value over a config, as an override does."""
+    layer = value
+    for key in reversed(keys):
+        layer = Node({key: layer}, value.place)
+    return Node(_merged(node, _with_task_args(layer), (), mistakes).value, node.place)
 
 
 def _with_bases(path: Path, below: tuple[Path, ...], done: dict[Path, Node], mistakes: Mistakes) -> Node:

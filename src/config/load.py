@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.checks import check_sections
-from src.config.layers import apply_overrides, read_layers
+from src.config.layers import apply_overrides, laid_over, read_layers
 from src.config.mistakes import Mistakes
 from src.config.references import resolve
 from src.config.sections import read_config
@@ -41,6 +41,24 @@ def config_from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), o
     """
     mistakes = Mistakes()
     return _checked(apply_overrides(_node(values, origin), overrides, mistakes), mistakes)
+
+
+def varied(config: Config, values: Mapping[str, Any], place: str = "variation") -> Config:
+    """Reads a config again with other values at some dotted keys, and without its section `tune`.
+
+    Args:
+        config: Stays as it is.
+        values: By key; they are merged as overrides are.
+        place: What messages call the values.
+
+    Raises:
+        ConfigError: With all mistakes, one a line.
+    """
+    mistakes = Mistakes()
+    node = _node({key: value for key, value in config.as_dict().items() if key != "tune"}, "config")
+    for key, value in values.items():
+        node = laid_over(node, key.split("."), _node(value, place), mistakes)
+    return _checked(node, mistakes)
 
 
 def _checked(tree: Node, mistakes: Mistakes, whole_report: bool = False) -> Config:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from src.config.mistakes import KeyPath
 from src.config.references import Reference, escaped
+from src.config.tune import Distribution, TuneSettings
 from src.data.settings import LoaderSettings, SplitSettings
 from src.logger.settings import LoggerSettings
 from src.trainer.settings import ParameterSettings, TrainerSettings
@@ -129,6 +130,9 @@ class Config:
     hooks: tuple[Component, ...] = ()
     """Watchers of the run."""
 
+    tune: TuneSettings | None = None
+    """What `tune.py` searches; a run by itself takes no notice."""
+
     places: Mapping[KeyPath, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each key was written; not part of what the config says."""
 
@@ -148,6 +152,8 @@ class Config:
                 key: _plain(value) for key, value in special.items() if value != getattr(common, key)
             }
         del values["part_loaders"]
+        if self.tune is None:
+            del values["tune"]
         values["metrics"] = [{"name": name, **_plain(metric)} for name, metric in self.metrics.items()]
         return values
 
@@ -177,6 +183,8 @@ def _plain(value: Any) -> Any:
         return value.text
     if isinstance(value, str):
         return escaped(value)
+    if isinstance(value, Distribution):
+        return {value.kind: _plain(value.values)}
     if hasattr(value, "__dataclass_fields__"):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.name != "place"}
     if isinstance(value, Mapping):

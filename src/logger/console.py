@@ -71,9 +71,7 @@ def setup_console(quiet: bool = False, verbose: bool = False) -> None:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # an ASCII terminal shows arrows as \u2193 instead of failing
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, (ConsoleHandler, RunFileHandler))]:
-        root.removeHandler(handler)
-        handler.close()
+    _remove_handlers(ConsoleHandler, RunFileHandler)
     console = ConsoleHandler(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     console.setFormatter(PlainFormatter("%(message)s"))
     root.addHandler(console)
@@ -110,8 +108,21 @@ class RunFileHandler(logging.FileHandler):
         self.setLevel(logging.CRITICAL + 1)
 
 
-def log_to_file(path: Path) -> None:
-    """Keep all further lines of the log in this file too, with time and level."""
+def _remove_handlers(*kinds: type[logging.Handler]) -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, kinds)]:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def log_to_file(path: Path | None) -> None:
+    """Keep all further lines of the log in this file too, with time and level, and in none of a run before.
+
+    None ends the file of the last run.
+    """
+    _remove_handlers(RunFileHandler)
+    if path is None:
+        return
     handler = RunFileHandler(path, encoding="utf-8")
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.getLogger().addHandler(handler)

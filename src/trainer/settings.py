@@ -156,6 +156,9 @@ class TrainerSettings:
     parallel: Literal["auto", "none", "ddp", "fsdp"] | ParallelSettings = "auto"
     """How several processes share the work; see docs/distributed.md."""
 
+    threads: Annotated[int, AtLeast(1)] | None = None
+    """CPU threads of one operation; with another number the last bits differ. Default: one for each core."""
+
     deterministic: bool = False
     """Use only algorithms that give the same bits every time; an operation that has none is an error."""
 

@@ -84,6 +84,12 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def use_threads(num_threads: int | None) -> None:
+    """Let each operation on the CPU use so many threads; None leaves it as it is."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+
+
 def make_deterministic() -> None:
     """Allow only algorithms that give the same bits every time, on CPU and GPU.
 
