@@ -27,6 +27,7 @@ class TheirLoader(Loader):
         self.loader = loader
         self.part = Part(name, getattr(loader, "dataset", loader))
         self._epoch_start = rng_state()
+        self.batch_size = None  # type: ignore[assignment]  # nobody knows for sure: places are counted in their batches
         self.batches_per_s: float | None = None
         """How fast the newest whole pass was, all that was done with its batches included."""
 
