@@ -1,4 +1,8 @@
-"""Measure, print a table, and write `docs/performance.md`: `python -m benchmarks [--rounds 7] [--only WORDS]`."""
+"""Measure, print tables, and write `docs/performance.md`: `python -m benchmarks [--rounds 7] [--only WORD]`.
+
+`--only others` compares with other trainers, as far as they are installed (`pip install -e ".[bench]"`), and writes
+their table and picture only.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,20 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks import commands, steps
+from benchmarks import commands, others, steps
+from benchmarks.picture import picture
 from benchmarks.timing import Row
 from src.utils.host_memory import keep_freed_memory
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+PICTURE = PAGE.with_name("performance.svg")
 START, END = "<!-- figures: written by `make bench` -->\n", "<!-- end of figures -->\n"
+START_OTHERS, END_OTHERS = "<!-- others: written by `make bench` -->\n", "<!-- end of others -->\n"
 GROUPS = (
     steps.tiny_rows,
     steps.same_loader_rows,
@@ -36,7 +43,7 @@ def main() -> None:
     """Run the benchmark; the page is written when all rows were measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each pair, one more does not count")
-    parser.add_argument("--only", help="measure the groups whose name holds this, and write no page")
+    parser.add_argument("--only", help="measure the groups whose name holds this, and write no table of them")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as train.py does; the loops by hand gain from it too
@@ -48,9 +55,55 @@ def main() -> None:
                 print(line(row), flush=True)
             gc.collect()
     if options.only is None:
-        text = PAGE.read_text(encoding="utf-8")
-        before, rest = text.split(START)
-        PAGE.write_text(before + START + table(rows) + END + rest.split(END)[1], encoding="utf-8")
+        write_between(START, END, table(rows))
+    if options.only is None or options.only in "others":
+        compare_with_others(min(options.rounds, 5))
+
+
+def write_between(start: str, end: str, text: str) -> None:
+    """Put a table into the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(start)
+    PAGE.write_text(before + start + text + end + rest.split(end)[1], encoding="utf-8")
+
+
+def compare_with_others(rounds: int) -> None:
+    """Measure other trainers, and write their table and picture; not if none of them is installed."""
+    compared = []
+    for work, ratios in others.compare(rounds):
+        compared.append((work, ratios))
+        for name, values in ratios.items():
+            print(
+                f"{statistics.median(values):6.2f}  ({min(values):.2f} to {max(values):.2f})  {work}, {name}",
+                flush=True,
+            )
+    if all(set(ratios) == {"Keel"} for _, ratios in compared):
+        return
+    write_between(START_OTHERS, END_OTHERS, others_table(compared))
+    PICTURE.write_text(
+        picture(compared, f"{conditions()}; process CPU time, logging off, whole batches"), encoding="utf-8"
+    )
+
+
+def others_table(compared: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:
+    """Return the table of other trainers, in Markdown."""
+    names = list(dict.fromkeys(name for _, ratios in compared for name in ratios))
+    lines = [f"Measured {conditions()}; one thread. The median of the rounds, and their spread."]
+    lines += ["", f"| by hand = 1 | {' | '.join(work for work, _ in compared)} |", "|---" * (len(compared) + 1) + "|"]
+    for name in names:
+        cells = [ratios.get(name) for _, ratios in compared]
+        shown = [spread(ratios) if ratios else "" for ratios in cells]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, and from where to where."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def conditions() -> str:
+    """Return date and machine."""
+    return f"{time.strftime('%Y-%m-%d')} on {machine()}"
 
 
 def line(row: Row) -> str:
@@ -71,7 +124,7 @@ def costs(row: Row) -> str:
 def table(rows: Sequence[Row]) -> str:
     """Return the table and what it was measured on, in Markdown."""
     lines = [
-        f"Measured {time.strftime('%Y-%m-%d')} on {machine()}; one thread, each pair of times taken in turn "
+        f"Measured {conditions()}; one thread, each pair of times taken in turn "
         "within one process. A figure is the median of the rounds, the spread is from the smallest to the largest.",
         "",
         "| work | compared with | ratio | spread | goal | | ours / by hand |",

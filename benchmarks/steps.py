@@ -68,7 +68,7 @@ class Case:
 
     def by_hand(self) -> float:
         """Train with a loop written by hand that keeps the mean loss."""
-        model, optimizer = self._prepare()
+        model, optimizer = self.prepare()
         criterion, num_rows, total = self.criterion, 0, 0.0
         with measured() as watch:
             model.train()
@@ -96,13 +96,14 @@ class Case:
             finally:
                 logger.close()
 
-    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Return a new model and its optimizer, the same at each call."""
         torch.manual_seed(0)
         model = self.make_model()
         return model, self.make_optimizer(model.parameters())
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:
-        model, optimizer = self._prepare()
+        model, optimizer = self.prepare()
         settings = TrainerSettings(epochs=self.epochs)
         task, optimizers = Task(self.criterion), {"optimizer": optimizer}
         with measured() as watch:

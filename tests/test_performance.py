@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from benchmarks.picture import picture
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
@@ -232,6 +234,17 @@ def test_gradients_are_dropped_by_the_optimizers_own_rule_if_it_has_one() -> Non
         weight.grad = torch.tensor(3.0)
         drop_gradients({"optimizer": kind([weight], lr=1.0)})
         assert weight.grad is None if wanted is None else weight.grad.item() == wanted
+
+
+def test_the_picture_of_a_comparison_has_a_bar_for_every_trainer_as_long_as_its_median() -> None:
+    compared = [("tiny <step>", {"Keel": [1.0, 1.1, 9.0], "Other & Co": [2.2, 2.2, 2.2]}), ("LeNet", {"Keel": [1.1]})]
+    root = ElementTree.fromstring(picture(compared, "2026-11-21 on a machine"))
+    name = "{http://www.w3.org/2000/svg}"
+    bars = [float(bar.attrib["width"]) for bar in root.iter(f"{name}rect")]
+    texts = [text.text for text in root.iter(f"{name}text")]
+    assert bars == pytest.approx([bars[0], 2 * bars[0], bars[0]], abs=0.1)
+    assert texts[1:5] == ["Keel", "1.10", "Other & Co", "2.20"]
+    assert texts[-1] == "2026-11-21 on a machine"
 
 
 def test_keeping_freed_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
