@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
-from src.utils.errors import ConfigError, DataError, WorkerError
+from src.utils.command import exit_code, shortage
+from src.utils.errors import ConfigError, DataError, ResourceError, WorkerError
 from src.utils.seed import mix_seed
 
 
@@ -411,6 +413,10 @@ class Broken(Rows):
                 os.kill(os.getpid(), 9)
             if self.how == "hang":
                 time.sleep(60)
+            if self.how == "memory":
+                raise MemoryError
+            if self.how == "allocate":
+                torch.empty(1 << 60)
             if self.how == "size":
                 return torch.zeros(3), row
             raise IndexError("list index out of range")
@@ -470,6 +476,58 @@ def test_an_iterable_dataset_that_fails_names_the_sample() -> None:
             list(loader(Failing(), shuffle=False, num_workers=workers).batches())
 
 
+class BreaksOnce(Broken):
+    """Breaks at a row, but only the first so many times: it counts in a file, as workers share nothing else."""
+
+    def __init__(self, row: int, how: str, folder: Path, times: int = 1) -> None:
+        super().__init__(row, how)
+        self.folder, self.times = folder, times
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        if row == self.row:
+            count = len(list(self.folder.iterdir()))
+            (self.folder / str(count)).touch()
+            self.row = row if count < self.times else -1
+        return super().__getitem__(row)
+
+
+@pytest.mark.parametrize(("how", "times"), [("kill", 2), ("hang", 1)])
+def test_workers_that_are_lost_are_started_again_at_the_same_batch(
+    how: str, times: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = set(active_children())
+    of = loader(BreaksOnce(9, how, tmp_path, times), transforms=[add_noise], num_workers=2, timeout=2.0)
+    assert same(list(of.batches(1, 1)), list(loader(Rows(), transforms=[add_noise]).batches(1, 1)))
+    assert len(list(tmp_path.iterdir())) == times + 1
+    assert caplog.text.count("the workers are started again at batch ") == times
+    assert len(set(active_children()) - others) <= 2, "those that were lost have been buried"
+
+
+def test_a_stream_whose_worker_is_lost_goes_on_at_the_same_sample(tmp_path: Path) -> None:
+    class DiesOnce(Stream):
+        def __iter__(self) -> Iterator[Tensor]:
+            for number, sample in enumerate(super().__iter__()):
+                if number == 9 and not list(tmp_path.iterdir()):
+                    (tmp_path / "died").touch()
+                    os.kill(os.getpid(), 9)
+                yield sample
+
+    of = loader(DiesOnce(), shuffle=False, num_workers=1)
+    assert same(list(of.batches()), list(loader(Stream(), shuffle=False).batches()))
+
+
+@pytest.mark.parametrize("how", ["memory", "allocate"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_runs_out_while_reading_is_called_so(how: str, workers: int) -> None:
+    of = loader(Broken(9, how), num_workers=workers)
+    with pytest.raises((ResourceError, MemoryError, RuntimeError)) as raised:
+        list(of.batches())
+    told = shortage(raised.value) or raised.value
+    assert exit_code(told) == 5
+    advice = "use fewer loader.num_workers, or a smaller" if workers else "use a smaller loader.batch_size"
+    assert "memory ran out" in str(told) and advice in str(told)
+
+
 def test_a_worker_that_is_killed_is_reported_at_once_with_advice() -> None:
     started = time.monotonic()
     with pytest.raises(WorkerError, match=r"train: loader worker \d+ was killed by SIGKILL; .*memory"):
@@ -504,6 +562,46 @@ def test_workers_leave_signals_to_the_training_process_and_end_with_it() -> None
     for worker in workers:
         worker.join(3)
         assert not worker.is_alive()
+
+
+def processes_of(group: int) -> list[int]:
+    """Return the processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == group and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_leaves_no_process_and_no_shared_memory_even_if_a_worker_hangs(number: signal.Signals) -> None:
+    ready, ready_in_child = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        of = loader(Broken(9, "hang"), shuffle=False, num_workers=2, timeout=60)
+        batches = of.batches()
+        next(batches)
+        os.write(ready_in_child, b"x")
+        next(batches)
+        next(batches)  # hangs
+        os._exit(0)
+    assert os.read(ready, 1) == b"x"
+    time.sleep(0.2)
+    running = processes_of(pid)
+    assert len(running) == 3
+    os.kill(pid, number)
+    os.waitpid(pid, 0)
+    deadline = time.monotonic() + 8
+    while processes_of(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(pid) == []
+    left = [path.name for path in Path("/dev/shm").iterdir()]
+    assert [name for name in left if any(f"_{process}_" in name for process in running)] == []
 
 
 def test_a_loader_can_be_used_again_after_its_workers_were_lost() -> None:

@@ -18,13 +18,16 @@ from src.data.settings import LoaderSettings
 from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
 from src.data.worker import PartReader, WorkerStart, checked, identity, starting_workers, watched_workers, worker_error
-from src.utils.errors import ConfigError, DataError, KeelError
+from src.utils.errors import ConfigError, DataError, KeelError, WorkerError
 from src.utils.seed import mix_seed
 
 SLICED_BYTES = 1 << 18
 """Read at once at most: what fits into a processor's cache."""
+MAX_RESTARTS = 2
+"""How often lost workers are started again in an epoch."""
 ALIGNMENT = 64
 """Bytes: torch's own tensors begin at multiples of it."""
+log = logging.getLogger("keel")
 
 
 class Loader:
@@ -102,11 +105,11 @@ class Loader:
 
         Raises:
             DataError: A row cannot be read; the message names it.
-            WorkerError: A worker died or did not answer in time.
+            WorkerError: A worker died or did not answer in time, more often than is forgiven.
         """
         seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
         if self._num_workers or self.pin_memory:
-            yield from self._through_torch(epoch, start, seen)
+            yield from self._through_torch_patiently(epoch, start, seen)
         elif self._stream is not None:
             yield from self._stream.batches(epoch, start)
         elif seen or not self.share.is_whole:
@@ -175,6 +178,22 @@ class Loader:
             return next(PartStream(self.part, num_rows, False, self._collate).batches(0, 0))
         return self.part.read(0, torch.arange(min(num_rows, len(self.part))), self._collate)
 
+    def _through_torch_patiently(self, epoch: int, start: int, seen: int) -> Iterator[Any]:
+        """Start the workers again where they were, when one is lost; but not for ever."""
+        next_batch, restarts_left = start, MAX_RESTARTS if self.settings.in_order else 0
+        while True:
+            try:
+                for batch in self._through_torch(epoch, next_batch, seen if next_batch == start else 0):
+                    next_batch += 1
+                    yield batch
+            except WorkerError as error:
+                if restarts_left == 0:
+                    raise
+                restarts_left -= 1
+                log.warning("%s\nthe workers are started again at batch %d of the epoch", error, next_batch)
+            else:
+                return
+
     def _through_torch(self, epoch: int, start: int, seen: int) -> Iterator[Any]:
         if self._torch_loader is None:
             self._torch_loader = self._make_torch_loader()
@@ -213,10 +232,16 @@ class Loader:
         return told
 
     def _end_workers(self, batches: Iterator[Any]) -> None:
-        """Give up the workers at once; the next epoch starts others."""
+        """Give up the workers at once, even one that hangs; whoever reads next starts others."""
         self._torch_loader = None
-        for process in getattr(batches, "_workers", ()):
-            process.terminate()  # one that hangs would be waited for
+        workers = getattr(batches, "_workers", ())
+        for process in workers:
+            process.terminate()
+        for process in workers:
+            process.join(1)
+            process.kill()
+        if workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # else torch reports their deaths later
 
     def _awaited_rows(self) -> list[int] | None:
         """Return the rows of the batch that comes next, if they are known."""

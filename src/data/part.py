@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from src.data.on_array import as_transform
+from src.utils.command import shortage
 from src.utils.errors import DataError, KeelError
 from src.utils.seed import forked_rng, mix_seed, seed_host
 
@@ -144,9 +145,11 @@ class Part:
         for transform in self.transforms:
             try:
                 value = transform(value)
-            except (KeelError, MemoryError):
+            except KeelError:
                 raise
             except Exception as error:
+                if shortage(error):
+                    raise
                 name = getattr(transform, "__name__", type(transform).__name__)
                 raise DataError(f"transform {name}: {type(error).__name__}: {error}") from error
         return value
@@ -160,7 +163,7 @@ class Part:
 
     def error_at(self, numbers: Sequence[int], error: Exception) -> Exception:
         """Return what a user is told when `error` came up while reading rows `numbers` of the dataset."""
-        if isinstance(error, MemoryError) or (isinstance(error, KeelError) and not isinstance(error, DataError)):
+        if shortage(error) or (isinstance(error, KeelError) and not isinstance(error, DataError)):
             return error
         reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         if isinstance(error, IndexError) and hasattr(self.dataset, "__len__"):

@@ -11,8 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from src.data.part import BATCH_STREAM, ROW_STREAM, Collate, Part, row_seed
 from src.data.share import WHOLE, Share, SharedBatch
-from src.data.worker import Failure
-from src.utils.errors import KeelError
+from src.data.worker import failure
 from src.utils.seed import forked_rng, mix_seed, seed_host
 
 
@@ -39,8 +38,8 @@ class PartStream(IterableDataset[Any]):
         epoch, start = self.position.tolist()
         try:
             yield from self.batches(epoch, start)
-        except KeelError as error:
-            yield Failure.of(error)
+        except Exception as error:
+            yield failure(error, self.part)
 
     def batches(self, epoch: int, start: int) -> Iterator[Any]:
         """Yield the batches of `epoch` from number `start` on.

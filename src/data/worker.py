@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -19,7 +20,8 @@ from torch.utils.data import Dataset
 from torch.utils.data._utils import signal_handling
 
 from src.data.part import Collate, Part, shown_rows
-from src.utils.errors import KeelError, WorkerError
+from src.utils.command import shortage
+from src.utils.errors import KeelError, ResourceError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,19 @@ class PartReader(Dataset[Any]):
         epoch, rows = key
         try:
             return self.part.read(epoch, torch.from_numpy(rows), self.collate)
-        except KeelError as error:
-            return Failure.of(error)
+        except Exception as error:
+            return failure(error, self.part)
+
+
+def failure(error: Exception, part: Part) -> Failure:
+    """Return what a worker sends when reading `part` failed with `error`; what is no `KeelError` is raised again."""
+    missing = shortage(error)
+    if missing is not None:
+        advice = "use fewer loader.num_workers, or a smaller loader.prefetch_factor or loader.batch_size"
+        error = ResourceError(f"{part.name}: in a loader worker {str(missing).partition(';')[0]}; {advice}")
+    if not isinstance(error, KeelError):
+        raise error
+    return Failure.of(error)
 
 
 _error_if_any_worker_fails: Callable[[], None] = vars(signal_handling)["_error_if_any_worker_fails"]
@@ -72,6 +85,7 @@ def identity(batch: Any) -> Any:
     return batch
 
 
+PARENT_CHECK_S = 1.0
 HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 """What a terminal or a scheduler sends to the whole process group, and only the training process answers."""
 
@@ -97,7 +111,7 @@ class WorkerStart:
             signal.signal(ignored, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            threading.Thread(target=_end_on_parents_word, args=(os.getppid(),), daemon=True).start()
+            threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS - {signal.SIGTERM})
         else:  # macOS cannot tell who sent it
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
@@ -105,10 +119,20 @@ class WorkerStart:
             self.user_function(worker)
 
 
-def _end_on_parents_word(parent: int) -> None:
-    """End this process when its parent asks; a SIGTERM to the whole group is for the parent, which still needs us."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
+def _end_with_parent(starter: int) -> None:
+    """End this process when its parent asks or is gone, whatever it is doing.
+
+    A SIGTERM to the whole group is for the parent, which still needs us.
+
+    Args:
+        starter: Process that this one was forked from: the training process, or its fork server.
+    """
+    parent = parent_process()
+    asking = {starter, parent.pid if parent else starter}
+    while os.getppid() == starter:
+        told = signal.sigtimedwait({signal.SIGTERM}, PARENT_CHECK_S)
+        if told is not None and told.si_pid in asking:
+            break
     os._exit(0)
 
 
