@@ -298,6 +298,34 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
         rehearse(Task(nn.MSELoss()), nn.Linear(5, 1), loader(data), CPU)
 
 
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+def squared_of_all(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.reshape(-1) - targets.reshape(-1)).square().mean()
+
+
+class OwnStep(Task):
+    def step(self, model: Any, batch: Any) -> StepOutput:
+        outputs = model(batch[0])
+        return StepOutput(nn.functional.mse_loss(outputs, batch[1]), outputs, None, len(outputs))
+
+
+def test_losses_of_ones_own_that_broadcast_are_refused_and_those_that_do_not_are_fine() -> None:
+    data, model = TensorDataset(torch.randn(8, 5), torch.randn(8)), nn.Linear(5, 1)
+    for task in (Task(squared), Task({"a": (squared, 1.0)})):
+        with pytest.raises(DataError, match=r"outputs of shape \[2, 1\] against targets of shape \[2\] to .*; make"):
+            rehearse(task, model, loader(data), CPU)
+    for task in (Task(nn.functional.mse_loss), Task({"a": (nn.L1Loss(), 0.5)}), OwnStep()):
+        with pytest.raises(DataError, match=r"Using a target size .* different to the input size|they must be equal"):
+            rehearse(task, model, loader(data), CPU)
+    rehearse(Task(squared_of_all), model, loader(data), CPU)
+    equal = TensorDataset(data.tensors[0], data.tensors[1][:, None])
+    for task in (Task(squared), Task(nn.functional.mse_loss), OwnStep()):
+        rehearse(task, model, loader(equal), CPU)
+
+
 def test_rehearsal_changes_neither_model_nor_random_streams() -> None:
     model = DropoutNet()
     before, stream = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()

@@ -17,7 +17,9 @@ from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.settings import LoaderSettings
 from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
-from src.data.worker import PartReader, WorkerStart, checked, identity, starting_workers, watched_workers, worker_error
+from src.data.worker import (
+    PartReader, WorkerStart, checked, end_workers, identity, starting_workers, watched_workers, worker_error,
+)  # fmt: skip
 from src.utils.errors import ConfigError, DataError, KeelError, WorkerError
 from src.utils.seed import mix_seed
 
@@ -217,7 +219,8 @@ class Loader:
             except StopIteration:
                 return
             except KeelError:
-                self._end_workers(batches)
+                self._torch_loader = None  # the next epoch starts others
+                end_workers(batches)
                 raise
             except (RuntimeError, ConnectionError, EOFError) as error:
                 raise self._lost(batches, error) from error
@@ -228,20 +231,9 @@ class Loader:
 
     def _lost(self, batches: Iterator[Any], error: Exception) -> Exception:
         told = worker_error(error, getattr(batches, "_workers", ()), self.part.name, self._awaited_rows())
-        self._end_workers(batches)
-        return told
-
-    def _end_workers(self, batches: Iterator[Any]) -> None:
-        """Give up the workers at once, even one that hangs; whoever reads next starts others."""
         self._torch_loader = None
-        workers = getattr(batches, "_workers", ())
-        for process in workers:
-            process.terminate()
-        for process in workers:
-            process.join(1)
-            process.kill()
-        if workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]  # else torch reports their deaths later
+        end_workers(batches)
+        return told
 
     def _awaited_rows(self) -> list[int] | None:
         """Return the rows of the batch that comes next, if they are known."""

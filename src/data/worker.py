@@ -153,6 +153,18 @@ def watched_workers() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
 
 
+def end_workers(batches: Any) -> None:
+    """End the workers that `batches` come from at once, even one that hangs."""
+    workers = getattr(batches, "_workers", ())
+    for process in workers:
+        process.terminate()
+    for process in workers:
+        process.join(1)
+        process.kill()
+    if workers:
+        batches._shutdown_workers()  # else torch reports their deaths later
+
+
 def worker_error(
     error: Exception, processes: Sequence[BaseProcess], part_name: str, rows: list[int] | None = None
 ) -> Exception:

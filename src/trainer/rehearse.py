@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.data.loader import Loader
 from src.data.part import Part
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
 from src.trainer.task import StepOutput, Task, undisturbed
+from src.utils.command import shortage
+from src.utils.deterministic import no_deterministic_form
 from src.utils.device import to_device
 from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
@@ -43,14 +46,41 @@ def rehearse(
     with forked_rng(), evaluating(model), undisturbed(task), torch.no_grad(), _LastLayer(model) as last:
         try:
             task.begin(loader.part.name, 0)
-            output = task.step(model, batch)
-        except (KeelError, MemoryError):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Using a target size")  # torch would broadcast, and go on
+                output = task.step(model, batch)
+        except KeelError:
             raise
         except Exception as error:
+            if shortage(error) or no_deterministic_form(error):
+                raise
             raise DataError(f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}") from error
     _check_labels(task, loader.part, output, arguments or {})
+    _check_broadcast(task, loader.part, output, batch)
     if not torch.isfinite(output.loss):
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
+
+
+def _check_broadcast(task: Task, part: Part, output: StepOutput, batch: Any) -> None:
+    """Refuse outputs [N, 1] and targets [N] where the loss, [N, N] numbers' mean, would be another if they agreed."""
+    outputs, targets = output.outputs, output.targets
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.shape == targets.shape:
+        return
+    if outputs.numel() != targets.numel() or hasattr(task, "update"):
+        return
+    try:
+        losses: list[Tensor] = []
+        for aimed_at in (targets, targets.reshape(outputs.shape)):
+            with forked_rng(0), torch.no_grad():
+                losses.append(task.loss(outputs, aimed_at, batch)[0])
+    except Exception:  # of the second it may not be a loss at all: of labels and their scores, say
+        return
+    if not torch.allclose(losses[0], losses[1], equal_nan=True):
+        raise DataError(
+            f"{part.name}: the loss broadcasts outputs of shape {list(outputs.shape)} against targets of shape "
+            f"{list(targets.shape)} to {losses[0].item():.4g}; with equal shapes it is "
+            f"{losses[1].item():.4g}; make them equal"
+        )
 
 
 class _LastLayer:

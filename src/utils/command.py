@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from src.utils.deterministic import no_deterministic_form
 from src.utils.errors import KeelError, ResourceError
 from src.utils.ranks import current_ranks
 
@@ -40,7 +41,7 @@ def run_command(main: Callable[[], int]) -> int:
         return 0
     except Exception as error:
         ranks = current_ranks()
-        told = shortage(error) or ranks.explain(error)
+        told = shortage(error) or no_deterministic_form(error) or ranks.explain(error)
         if not ranks.tells():
             return exit_code(told)
         if not isinstance(told, KeelError):
@@ -67,7 +68,7 @@ def exit_code(error: BaseException) -> int:
     """Return the code with which `run_command` ends on `error`."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    told = shortage(error) or error
+    told = shortage(error) or no_deterministic_form(error) or error
     return told.exit_code if isinstance(told, KeelError) else 1
 
 
