@@ -18,8 +18,16 @@ from src.data.settings import LoaderSettings
 from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
 from src.data.worker import (
-    PartReader, WorkerStart, checked, end_workers, identity, starting_workers, watched_workers, worker_error,
-)  # fmt: skip
+    PartReader,
+    WorkerStart,
+    checked,
+    end_workers,
+    identity,
+    starting_workers,
+    usable_workers,
+    watched_workers,
+    worker_error,
+)
 from src.utils.errors import ConfigError, DataError, KeelError, WorkerError
 from src.utils.seed import mix_seed
 
@@ -82,7 +90,7 @@ class Loader:
         self._seen = (0, 0, 0)
         self._collate = collate_fn
         self._start_worker = WorkerStart(worker_init_fn)
-        self._num_workers = _usable_workers(part, settings.num_workers)
+        self._num_workers = usable_workers(part, settings.num_workers)
         self._order: RowOrder | None = None
         self._stream: PartStream | None = None
         if part.is_iterable:
@@ -207,7 +215,7 @@ class Loader:
             skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
             self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
         self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
-        with starting_workers(), watched_workers():
+        with starting_workers():
             batches = iter(self._torch_loader)
         yield from islice(self._received(batches), skipped, None)
 
@@ -273,18 +281,6 @@ def _check_options(part: Part, settings: LoaderSettings, has_sampler: bool, has_
         raise ConfigError(
             f"{where}: dataset {part.dataset_name} is iterable, in its own order; leave out {chosen or 'shuffle: true'}"
         )
-
-
-def _usable_workers(part: Part, wanted: int) -> int:
-    """Return how many workers can read `part`: one, if each of several would read all of an iterable dataset."""
-    if part.is_iterable and wanted > 1 and not getattr(part.dataset, "is_sharded", False):
-        logging.getLogger("keel").info(
-            "%s: 1 loader worker instead of %d, as each would read all of iterable dataset %s; "
-            "if it gives every worker a share (torch.utils.data.get_worker_info), let it say is_sharded = True",
-            part.name, wanted, part.dataset_name,
-        )  # fmt: skip
-        return 1
-    return wanted
 
 
 def _check_not_empty(loader: Loader) -> None:

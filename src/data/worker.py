@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -92,11 +93,17 @@ HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Start workers in this block: they hold back signals until `WorkerStart` has said what becomes of them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    """Start workers in this block: they hold back signals until `WorkerStart` has said what becomes of them.
+
+    One that dies at once is noticed when its batch is asked for: torch's handler would raise in the midst of the start.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*HELD_SIGNALS, signal.SIGCHLD})
+    handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -112,9 +119,9 @@ class WorkerStart:
         if hasattr(signal, "sigwaitinfo"):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS - {signal.SIGTERM})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_SIGNALS, signal.SIGCHLD} - {signal.SIGTERM})
         else:  # macOS cannot tell who sent it
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_SIGNALS, signal.SIGCHLD})
         if self.user_function is not None:
             self.user_function(worker)
 
@@ -151,6 +158,18 @@ def watched_workers() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
+
+
+def usable_workers(part: Part, wanted: int) -> int:
+    """Return how many workers can read `part`: one, if each of several would read all of an iterable dataset."""
+    if part.is_iterable and wanted > 1 and not getattr(part.dataset, "is_sharded", False):
+        logging.getLogger("keel").info(
+            "%s: 1 loader worker instead of %d, as each would read all of iterable dataset %s; "
+            "if it gives every worker a share (torch.utils.data.get_worker_info), let it say is_sharded = True",
+            part.name, wanted, part.dataset_name,
+        )  # fmt: skip
+        return 1
+    return wanted
 
 
 def end_workers(batches: Any) -> None:
