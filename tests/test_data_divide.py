@@ -200,6 +200,28 @@ def test_rows_have_the_same_hash_where_they_are_the_same(rows: list[tuple[float,
             assert (hashes[i] == hashes[j]) == (one.numpy().tobytes() == other.numpy().tobytes())
 
 
+class OneByOne(Dataset[Any]):
+    """The same rows without `read_batch`."""
+
+    def __init__(self, whole: Any) -> None:
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.whole[row]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=9), st.sampled_from(["i8", "f4"])
+)
+def test_rows_have_the_same_hash_however_they_are_read(rows: list[list[int]], kind: str) -> None:
+    data = Arrays(np.array(rows, dtype=kind), np.arange(len(rows)))
+    every = torch.arange(len(rows))
+    assert np.array_equal(row_hashes(data, every), row_hashes(OneByOne(data), every))
+
+
 def test_a_run_that_goes_on_with_other_rows_is_refused_and_testing_says_so() -> None:
     values = torch.arange(30.0).unsqueeze(1)
     split = SplitSettings(val=0.2, test=0.2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 CHUNK_ROWS = 4096
 AT_START, AT_CHECK = 1 << 26, 1 << 30
 """Bytes of inputs that are looked at to find overlaps, of each part: when a run starts, and when it is only checked."""
-MAX_ROWS_AT_START = 100_000
+MAX_ROWS_AT_START = 50_000
 
 
 def row_keys(dataset: Any) -> Any:
@@ -54,21 +54,22 @@ def row_hashes(dataset: Any, rows: Tensor) -> np.ndarray[Any, Any]:
     return np.array(hashes, dtype=np.int64)
 
 
-def _contents(dataset: Any, rows: Tensor) -> Iterator[bytes]:
-    """Yield the inputs of each row as bytes."""
+def _contents(dataset: Any, rows: Tensor) -> Iterable[bytes]:
+    """Return the inputs of each row as bytes: the same ones whether rows are read together or one by one."""
+    if is_fast(dataset):
+        return _joined(_columns(dataset, rows), dataset)
+    return (content for row in torch.split(rows, 1) for content in _joined(_columns(dataset, row), dataset))
+
+
+def _columns(dataset: Any, rows: Tensor) -> list[Any]:
+    """Return the inputs of these rows, of one row if they are not read together, as columns of one value per row."""
     if not is_fast(dataset):
-        for row in rows.tolist():
-            yield b"".join(_bytes(_inputs(dataset[row]), dataset))
-        return
+        return [_row(leaf) for leaf in _leaves((_inputs(dataset[int(rows)]),))]
     if hasattr(dataset, "content"):
-        batch = dataset.content(rows)
-    elif type(dataset) is TensorDataset:
-        batch = dataset.tensors[0].index_select(0, rows)
-    else:
-        batch = _inputs(dataset.read_batch(rows))
-    leaves = [_rows_of(leaf) for leaf in _leaves(batch)]
-    for position in range(len(rows)):
-        yield b"".join(piece for leaf in leaves for piece in _bytes(leaf[position], dataset))
+        return list(_leaves(dataset.content(rows)))
+    if type(dataset) is TensorDataset:
+        return [dataset.tensors[0].index_select(0, rows)]
+    return list(_leaves(_inputs(dataset.read_batch(rows))))
 
 
 def _inputs(sample: Any) -> Any:
@@ -76,9 +77,10 @@ def _inputs(sample: Any) -> Any:
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
+    """Yield the columns of a batch, each of one value per row."""
     if isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _leaves(value)
+        for key in sorted(batch):
+            yield from _leaves(batch[key])
     elif isinstance(batch, tuple):
         for value in batch:
             yield from _leaves(value)
@@ -86,33 +88,45 @@ def _leaves(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def _rows_of(leaf: Any) -> Any:
-    return np.ascontiguousarray(leaf.detach().cpu().numpy()) if isinstance(leaf, Tensor) else leaf
+def _row(value: Any) -> Any:
+    """Return one value as a column of one row."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value[None]
+    return [value]
 
 
-def _bytes(value: Any, dataset: Any) -> Iterator[bytes]:
-    """Yield what a value is made of; equal values give equal bytes."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
-        yield value.tobytes()
-    elif isinstance(value, (str, int, float, bool, np.generic, type(None))):
-        yield f"{value!s}\0".encode()
-    elif isinstance(value, bytes):
-        yield value
-    elif isinstance(value, Mapping):
-        for key in sorted(value):
-            yield from _bytes(value[key], dataset)
-    elif isinstance(value, (tuple, list, np.ndarray)):
-        for item in value:
-            yield from _bytes(item, dataset)
-    elif callable(to_bytes := getattr(value, "tobytes", None)):  # an image of Pillow
-        yield to_bytes()
-    else:
-        raise DataError(
-            f"dataset {type(dataset).__name__}: inputs of type {type(value).__name__} cannot be compared; "
-            "give it a method row_keys() that returns what each row is known by"
-        )
+def _joined(leaves: list[Any], dataset: Any) -> Iterable[bytes]:
+    columns = [_column_bytes(leaf, dataset) for leaf in leaves]
+    if len(columns) == 1:
+        return columns[0]
+    return (b"".join(len(cell).to_bytes(8, "little") + cell for cell in row) for row in zip(*columns, strict=True))
+
+
+def _column_bytes(leaf: Any, dataset: Any) -> list[bytes]:
+    """Return each row of a column as bytes, without the zeros at its end: how far a text is padded is no content."""
+    array = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else leaf
+    if isinstance(array, np.ndarray) and array.dtype.kind != "O":
+        whole, size = np.ascontiguousarray(array).tobytes(), array.nbytes // max(1, len(array))
+        return [whole[start : start + size].rstrip(b"\0") for start in range(0, len(whole), size or 1)]
+    return [_bytes(value, dataset) for value in array]
+
+
+def _bytes(value: Any, dataset: Any) -> bytes:
+    """Return what a single value is made of."""
+    if isinstance(value, (str, int, float, bool, np.generic, type(None))):
+        return str(value).encode()
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        return _column_bytes(value[None], dataset)[0]
+    if isinstance(value, (tuple, list)):
+        return b"\0".join(_bytes(item, dataset) for item in value)
+    if callable(to_bytes := getattr(value, "tobytes", None)):  # an image of Pillow
+        return bytes(to_bytes())
+    raise DataError(
+        f"dataset {type(dataset).__name__}: inputs of type {type(value).__name__} cannot be compared; "
+        "give it a method row_keys() that returns what each row is known by"
+    )
 
 
 @dataclass(frozen=True)
@@ -145,35 +159,33 @@ def find_overlaps(parts: Mapping[str, Part], max_bytes: int, fast_only: bool) ->
         return []
     if fast_only and not all(is_fast(part.dataset) for part in (train, *others)):
         return []
-    found = []
     try:
-        seen = _hashes(train, max_bytes, fast_only)
-        of_parts = [(part, _hashes(part, max_bytes, fast_only)) for part in others]
+        train_rows, seen = _hashed_rows(train, max_bytes, fast_only)
+        of_parts = [(part, *_hashed_rows(part, max_bytes, fast_only)) for part in others]
     except Exception as error:  # what cannot be read is told when it is its turn, with its row
         log.debug("rows are not compared: %s", error)
         return []
-    for part, own in of_parts:
-        shared = [content for content in own if content in seen]
-        if shared:
-            count = sum(len(own[content]) for content in shared)
-            example = _named(part, own[shared[0]][0]), _named(train, seen[shared[0]][0])
-            found.append(Overlap(part.name, count, sum(map(len, own.values())), example))
+    found = []
+    for part, rows, own in of_parts:
+        is_shared = np.isin(own, seen)
+        if is_shared.any():
+            first = int(is_shared.argmax())
+            train_row = int(train_rows[int((seen == own[first]).argmax())])
+            example = _named(part, int(rows[first])), _named(train, train_row)
+            found.append(Overlap(part.name, int(is_shared.sum()), len(rows), example))
     return found
 
 
-def _hashes(part: Part, max_bytes: int, at_start: bool) -> dict[int, list[int]]:
-    """Return the row numbers that have each content."""
+def _hashed_rows(part: Part, max_bytes: int, at_start: bool) -> tuple[Tensor, np.ndarray[Any, Any]]:
+    """Return the numbers of the rows that are looked at, and their hashes."""
     rows = part.row_ids()
-    row_bytes = max(1, sum(map(len, _contents(part.dataset, rows[:1]))))
-    limit = max_bytes // row_bytes
+    row_bytes = sum(getattr(column, "nbytes", 64) for column in _columns(part.dataset, rows[:1]))
+    limit = max_bytes // max(1, row_bytes)
     if at_start:
         limit = min(limit, MAX_ROWS_AT_START)
     if len(rows) > limit:
         rows = rows[torch.linspace(0, len(rows) - 1, max(1, limit)).long()]
-    by_content: dict[int, list[int]] = {}
-    for row, content in zip(rows.tolist(), row_hashes(part.dataset, rows).tolist(), strict=True):
-        by_content.setdefault(content, []).append(row)
-    return by_content
+    return rows, row_hashes(part.dataset, rows)
 
 
 def _named(part: Part, row: int) -> Any:
