@@ -22,8 +22,9 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.data.share import Share
 from src.model.metric import MetricSet, accuracy, f1, r2
+from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
-from src.trainer.settings import TrainerSettings
+from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
 from src.utils.launched import find_ranks
@@ -132,6 +133,7 @@ def train(
     loader: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     val: Any = None,
+    freeze: Sequence[FreezeSettings] = (),
     **settings: Any,
 ) -> Result:
     """Train, and return the weights, the values of each epoch, and how far it came."""
@@ -150,6 +152,7 @@ def train(
         metrics=MetricSet(metrics or {}),
         hooks=[recording],
         ranks=ranks,
+        freezing=Freezing(model, freeze),
     )
     trainer.fit()
     progress = trainer.progress.state_dict()
@@ -243,6 +246,11 @@ def own_update(ranks: Ranks, folder: Path) -> Result:
     return train(ranks, task=TwoPlayers(), model=model, optimizers=optimizers)
 
 
+def phases(ranks: Ranks, folder: Path) -> Result:
+    first = FreezeSettings("0.*", until_epoch=1, every=2)
+    return train(ranks, freeze=[first, FreezeSettings("2.*", from_epoch=1, every=2)], epochs=4)
+
+
 def evaluated(ranks: Ranks, folder: Path) -> Result:
     """517 rows: 11 times a prime number, so that no batch and no number of ranks divides them."""
     generator = torch.Generator().manual_seed(2)
@@ -286,6 +294,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
         learned_loss,
         own_step,
         own_update,
+        phases,
         evaluated,
     )
 }

@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from src.data.collate import collate_samples
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
 from src.model.accumulate import num_rows
 from src.model.criterion import second_argument
 from src.trainer.nonfinite import tensors_in
+from src.trainer.out_of_memory import count_rows, sliced
+from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
+from src.trainer.trainer import Trainer
 from src.utils.device import to_device
 from src.utils.errors import DataError
 
@@ -181,3 +189,85 @@ def test_outputs_may_be_a_part_of_what_the_model_returns() -> None:
 def test_no_loss_at_all_is_told(model: nn.Module) -> None:
     with pytest.raises(DataError, match="no `loss` in the config, and the model does not return its own"):
         Task().step(model, X)
+
+
+# --- samples of any kind, from a dataset through the loader and the trainer -------------------------------------------
+
+
+@dataclass
+class Pair:
+    image: Tensor
+    extra: dict[str, Tensor]
+    label: int
+
+
+def graphs(samples: list[Graph]) -> Graph:
+    return Graph(torch.stack([sample.x for sample in samples]), torch.stack([sample.y for sample in samples]))
+
+
+SAMPLES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "tensor": (lambda x, y: x, {"criterion": compactness}),
+    "pair": (lambda x, y: (x, y), {}),
+    "five": (lambda x, y: (x, x, y, 1.0, "word"), {"inputs": 0, "targets": 2}),
+    "dict": (lambda x, y: {"image": x, "label": y}, {"inputs": "image", "targets": "label"}),
+    "named tuple": (lambda x, y: Row(x, y), {"inputs": "image", "targets": "label"}),
+    "dataclass": (lambda x, y: Pair(x, {"mask": x}, int(y)), {"inputs": "image", "targets": "label"}),
+    "nested": (lambda x, y: ((x, x), {"label": y}), {"criterion": lambda outputs, batch: outputs.pow(2).mean()}),
+    "graph": (lambda x, y: Graph(x, y), {"inputs": "x", "targets": "y"}),
+}
+
+
+class Made(Dataset[Any]):
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int) -> Any:
+        generator = torch.Generator().manual_seed(row)
+        return self.make(torch.randn(3, generator=generator), torch.tensor(row % 2))
+
+
+class First(nn.Module):
+    """A linear layer on the first tensor of whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.linear(tensors_in(batch)[0])
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_of_any_kind_train(name: str) -> None:
+    make, task = SAMPLES[name]
+    collate = graphs if name == "graph" else None
+    loaders = {
+        part: Loader(Part(part, Made(make)), LoaderSettings(batch_size=4), shuffle=False, seed=0, collate_fn=collate)
+        for part in ("train", "val")
+    }
+    model = First()
+    trainer = Trainer(
+        Task(**{"criterion": nn.CrossEntropyLoss(), **task}), model, loaders["train"],
+        {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}, TrainerSettings(epochs=3),
+        val_loaders={"val": loaders["val"]},
+    )  # fmt: skip
+    values = trainer.fit()
+    assert trainer.progress.samples == 30
+    assert values["val/loss"] < values["train/loss"]
+
+
+def test_a_batch_of_dataclasses_is_one_with_batches_as_fields() -> None:
+    batch = collate_samples([Pair(X[row], {"mask": M[row]}, int(Y[row])) for row in range(4)])
+    assert isinstance(batch, Pair)
+    assert torch.equal(batch.image, X) and torch.equal(batch.extra["mask"], M) and torch.equal(batch.label, Y)
+
+
+@pytest.mark.parametrize("name", [name for name in BATCHES if name not in ("tensor", "a number first")])
+def test_a_batch_of_any_kind_is_cut_into_rows(name: str) -> None:
+    pieces = [sliced(BATCHES[name], slice(start, start + 2), 4) for start in (0, 2)]
+    assert count_rows(BATCHES[name]) == 4 and [count_rows(piece) for piece in pieces] == [2, 2]
+    whole, (first, second) = tensors_in(BATCHES[name]), map(tensors_in, pieces)
+    assert all(torch.equal(torch.cat(pair), each) for each, *pair in zip(whole, first, second, strict=True))

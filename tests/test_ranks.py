@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from src.data.share import Share
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import StepOutput, Task
+from src.trainer.together import SharedStep
+from src.utils.errors import ConfigError
+from src.utils.ranks import ALONE
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
 TRAINED = [name for name in SCENARIOS if name != "evaluated"]
@@ -32,6 +39,25 @@ def assert_same_training(one: Result, several: Result) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_two_ranks_train_what_one_process_trains(name: str, found: dict[int, dict[str, Result]]) -> None:
     assert_same_training(found[1][name], found[2][name])
+
+
+class ByItself(Task):
+    def update(self, model: Any, batch: Any, optimizers: Any) -> StepOutput:
+        raise NotImplementedError
+
+
+def test_what_processes_could_not_do_alike_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    lbfgs = {"optimizer": torch.optim.LBFGS(model.parameters())}
+    for task, optimizers, message in (
+        (Task(nn.MSELoss()), lbfgs, "LBFGS asks for the loss several times a step; it trains in one process only"),
+        (ByItself(), {}, "a task that changes weights by itself trains in one process only"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SharedStep(
+                task, model, model, optimizers, TrainerSettings(), torch.device("cpu"), lambda *_: None, ALONE,
+                lambda: False,
+            )  # fmt: skip
 
 
 def test_parameters_of_the_loss_are_trained_alike(found: dict[int, dict[str, Result]]) -> None:

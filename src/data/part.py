@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from src.data.collate import collate_samples
 from src.data.on_array import as_transform
 from src.utils.command import shortage
 from src.utils.errors import DataError, KeelError
@@ -157,7 +158,7 @@ class Part:
     def collated(self, samples: list[Any], collate: Collate | None, numbers: Sequence[int]) -> Any:
         """Return `samples`, which are rows `numbers`, as one batch."""
         try:
-            return (collate or default_collate)(samples)
+            return (collate or collate_samples)(samples)
         except Exception as error:
             raise _size_error(self, samples, numbers) or self.error_at(numbers, error) from error
 

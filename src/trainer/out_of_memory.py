@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.trainer.memory import Progress
 from src.utils.errors import ResourceError
+from src.utils.nested import parts_of, with_parts
 
 ADVICE = "lower loader.batch_size and raise trainer.accumulate_steps alike, which keeps the step as it was"
 log = logging.getLogger(__name__)
@@ -111,29 +112,23 @@ def _row_counts(value: Any) -> Iterator[int]:
     if isinstance(value, Tensor):
         if value.dim():
             yield len(value)
-    elif isinstance(value, (dict, list, tuple)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _row_counts(part)
     elif hasattr(value, "to"):
         raise ValueError(f"it is or holds a {type(value).__name__}")
+    for part in () if isinstance(value, Tensor) else parts_of(value):
+        yield from _row_counts(part)
 
 
 def sliced(value: Any, rows: slice, num_rows: int) -> Any:
     """Return rows of a batch of `num_rows`: of its tensors, and of lists of plain values that are as long.
 
-    Dicts, lists, tuples and named tuples keep their shape; scalars are in every piece.
+    Dicts, lists, (named) tuples and dataclasses keep their shape; scalars are in every piece.
     """
     if isinstance(value, Tensor):
         return value[rows] if value.dim() else value
-    if isinstance(value, dict):
-        return {key: sliced(part, rows, num_rows) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(sliced(part, rows, num_rows) for part in value))
-    if isinstance(value, (list, tuple)):
-        if len(value) == num_rows and not any(isinstance(part, (Tensor, dict, list, tuple)) for part in value):
-            return value[rows]
-        return type(value)(sliced(part, rows, num_rows) for part in value)
-    return value
+    is_list = type(value) in (list, tuple)
+    if is_list and len(value) == num_rows and not any(isinstance(part, Tensor) or parts_of(part) for part in value):
+        return value[rows]
+    return with_parts(value, lambda part: sliced(part, rows, num_rows))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -77,9 +77,15 @@ class SharedStep(Step):
         """Return how updates are made.
 
         Raises:
-            ConfigError: An optimizer asks for the loss when it likes; the processes could not keep pace.
+            ConfigError: An optimizer asks for the loss when it likes; the processes could not keep pace. Or there is
+                none, at whose steps they could agree.
         """
         super()._choose(settings)
+        if not self.optimizers:
+            raise ConfigError(
+                "optimizer: is missing; a task that changes weights by itself trains in one process only: the others "
+                "would not know of it"
+            )
         if any(map(needs_closure, self.optimizers.values())):
             names = ", ".join(type(optimizer).__name__ for optimizer in self.optimizers.values())
             raise ConfigError(

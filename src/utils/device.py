@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from src.utils.errors import ConfigError
+from src.utils.nested import with_parts
 from src.utils.ranks import ALONE, Ranks
 
 
@@ -70,18 +69,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    if is_dataclass(batch) and not isinstance(batch, type):
-        moved = copy.copy(batch)
-        for each in fields(batch):
-            object.__setattr__(moved, each.name, to_device(getattr(batch, each.name), device))  # a frozen one, too
-        return moved
-    return batch
+    return with_parts(batch, lambda part: to_device(part, device))
 
 
 def use_threads(num_threads: int | None) -> None:

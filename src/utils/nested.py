@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,3 +17,19 @@ def parts_of(value: Any) -> Sequence[Any]:
     if is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, each.name) for each in fields(value)]
     return ()
+
+
+def with_parts(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a dict, dataclass, list, tuple or named tuple with `change` made of each thing it holds; else `value`."""
+    if isinstance(value, Mapping):
+        return {key: change(part) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(change, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(change, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = copy.copy(value)
+        for each in fields(value):
+            object.__setattr__(changed, each.name, change(getattr(value, each.name)))  # a frozen one, too
+        return changed
+    return value
