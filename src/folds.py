@@ -7,13 +7,10 @@ saved/NAME/folds-5_1121_072233/fold-1 ... fold-5      each a run like any other
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import logging
 import math
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,21 +21,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from src.config.changes import check_changes
 from src.config.command_line import Arguments
 from src.config.settings import Config
 from src.data.part import Part
-from src.logger.console import log_to_file
-from src.logger.run_dir import check_run_name, write_file
+from src.logger.run_dir import write_file
 from src.model.metric import MetricSet
 from src.saved_run import SavedRun
+from src.sweep.series import series_folder, train_series
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
 from src.trainer.predictions import Decode, Kind, output_kind, prediction_columns, row_names, write_tables
 from src.trainer.report import KeptMeters
-from src.trainer.resume import open_checkpoint
 from src.trainer.task import StepOutput
-from src.training import train
 from src.utils.errors import CheckpointError, DataError
 from src.utils.paths import project_path, shown_path
 
@@ -55,63 +49,18 @@ def train_folds(config: Config, arguments: Arguments, command: Sequence[str]) ->
     """
     split = config.data.split
     assert split is not None  # `--folds` sets data.split.folds
-    saved = project_path(config.trainer.save_dir) / config.name
-    folder = _folder_to_resume(saved, arguments) or _new_folder(saved, split.folds)
-    for fold in range(1, split.folds + 1):
-        own = replace(config, data=replace(config.data, split=replace(split, fold=fold)))
-        path = folder / f"fold-{fold}"
-        if _is_done(path):
-            check_changes(open_checkpoint(path)[1]["config"], own, arguments.allowed, shown_path(path))
-            continue
-        state = None
-        if (path / "checkpoints").is_dir() and any((path / "checkpoints").glob("step-*.json")):
-            state = open_checkpoint(path)[1]
-        else:
-            shutil.rmtree(path, ignore_errors=True)  # it was killed before it had saved anything
-            path.mkdir(parents=True)
-        try:
-            code = train(own, path, state, command, arguments.allowed)
-        except BaseException:
-            with contextlib.suppress(OSError):  # what could not begin leaves no folder behind
-                path.rmdir()
-                folder.rmdir()
-                saved.rmdir()
-            raise
-        if code:
-            log.warning("fold %d of %d was stopped; go on with: --folds %d -r auto", fold, split.folds, split.folds)
-            return code
-    log_to_file(None)  # what follows is not for the log of the last fold
     assert arguments.config is not None  # the command line asks for it
-    print(pool(folder, split.folds, (*arguments.trusted, f"{arguments.config.parent}/")))
-    return 0
-
-
-def _new_folder(saved: Path, num_folds: int) -> Path:
-    check_run_name(saved.name)
-    start = f"folds-{num_folds}_{time.strftime('%m%d_%H%M%S')}"
-    names = (start if number == 1 else f"{start}-{number}" for number in range(1, 10_000))
-    return next(saved / name for name in names if not (saved / name).exists())
-
-
-def _folder_to_resume(saved: Path, arguments: Arguments) -> Path | None:
-    """Return the folder that `-r` means; None when there is nothing to go on with."""
-    if arguments.resume is None:
-        return None
-    if arguments.resume != "auto":
-        folder = Path(arguments.resume)
-        if not (folder / "fold-1").is_dir():
-            raise CheckpointError(f"{folder}: no folder of folds; it has no fold-1. Give saved/NAME/folds-..., or auto")
-        return folder
-    begun = saved.glob(f"folds-{arguments.folds}_*/fold-1")
-    return max((path.parent for path in begun), key=lambda path: (path / "fold-1").stat().st_ctime_ns, default=None)
-
-
-def _is_done(run: Path) -> bool:
-    try:
-        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(status.get("code") == 0)
+    name = f"folds-{split.folds}"
+    saved = project_path(config.trainer.save_dir) / config.name
+    folder = series_folder(saved, arguments.resume, name, f"{name}_*", "fold-1")
+    configs = {
+        f"fold-{fold}": replace(config, data=replace(config.data, split=replace(split, fold=fold)))
+        for fold in range(1, split.folds + 1)
+    }
+    code = train_series(folder, configs, arguments, command, f"--folds {split.folds}")
+    if not code:
+        print(pool(folder, split.folds, (*arguments.trusted, f"{arguments.config.parent}/")))
+    return code
 
 
 class FoldMeters(KeptMeters):

@@ -26,7 +26,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "check": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training"},
     "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
     "replay": {"utils", "trainer", "experiment", "saved_run"},
-    "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "training"},
+    "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "sweep"},
     "sweep": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training"},
     "seeds": {"utils", "data", "model", "logger", "trainer", "config", "sweep"},
     "compat": {"utils", "data", "model", "logger", "trainer", "config"},  # projects of another template
