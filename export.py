@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
     from src.saved_run import SavedRun
 
-FORMAT_NAMES = ("safetensors", "torch_export", "onnx")
+FORMAT_NAMES = ("weights", "safetensors", "torch_export", "onnx")
 NUM_SAMPLES = 8
 LOADING = {
+    "weights": """from src.saved_run import load_model  # the code of the model: run this in the project
+
+model = load_model("{run}")
+model.load_state_dict(torch.load("weights.pt", weights_only=True))
+outputs = model(*(torch.from_numpy(samples[name]) for name in {names})).detach().numpy()""",
     "safetensors": """from safetensors.torch import load_file
 
 from src.saved_run import load_model  # the code of the model: run this in the project
@@ -45,7 +50,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("export.py", "export.py -r RUN --format FORMAT [--out FOLDER]", __doc__)
     parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
-    parser.add_argument("--format", required=True, choices=FORMAT_NAMES, help="what to write")
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--format", choices=FORMAT_NAMES, help="what to write")
+    chosen.add_argument(
+        "--weights-only", dest="format", action="store_const", const="weights", help="the same as --format weights"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="default: export/FORMAT in the run directory")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     add_common_options(parser)
@@ -143,7 +152,11 @@ def readme(run: SavedRun, chosen: str, names: Sequence[str]) -> str:
     """Return the README of an exported folder; its program runs as it stands."""
     progress = run.state["progress"]
     loading = LOADING[chosen].format(run=run.path.resolve(), names=list(names))
-    packages = {"onnx": "numpy and onnxruntime", "safetensors": "torch, safetensors and this project"}
+    packages = {
+        "onnx": "numpy and onnxruntime",
+        "safetensors": "torch, safetensors and this project",
+        "weights": "torch and this project",
+    }
     module = "onnxruntime" if chosen == "onnx" else "torch"
     return f"""# {run.config.name}
 

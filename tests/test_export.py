@@ -29,7 +29,12 @@ loss: CrossEntropyLoss
 optimizer: {type: AdamW, args: {lr: 5e-3}}
 trainer: {epochs: 1, device: cpu}
 """
-NEEDED = {"safetensors": ["safetensors"], "torch_export": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}
+NEEDED = {
+    "weights": [],
+    "safetensors": ["safetensors"],
+    "torch_export": [],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("safetensors", "onnx")]
 
 
-@pytest.mark.parametrize("chosen", ["torch_export", *SLOW])
+@pytest.mark.parametrize("chosen", ["weights", "torch_export", *SLOW])
 def test_the_program_in_the_readme_gives_what_the_run_gives(run: Path, tmp_path: Path, chosen: str) -> None:
     for package in NEEDED[chosen]:
         pytest.importorskip(package)
@@ -57,7 +62,7 @@ def test_the_program_in_the_readme_gives_what_the_run_gives(run: Path, tmp_path:
     }
     assert json.loads((folder / "labels.json").read_text()) == [str(k) for k in range(10)]
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    path = {"PYTHONPATH": str(ROOT)} if chosen == "safetensors" else {}  # the others need no code of ours
+    path = {"PYTHONPATH": str(ROOT)} if chosen in ("weights", "safetensors") else {}  # the others need no code of ours
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=path, capture_output=True, text=True, check=True, timeout=120
     )
@@ -65,7 +70,7 @@ def test_the_program_in_the_readme_gives_what_the_run_gives(run: Path, tmp_path:
     assert float(difference) < 1e-4 and labels.count("'") == 16
 
 
-@pytest.mark.parametrize("chosen", ["safetensors", "torch_export"])
+@pytest.mark.parametrize("chosen", ["weights", "safetensors", "torch_export"])
 def test_a_written_model_that_differs_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
 ) -> None:

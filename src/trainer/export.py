@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,21 @@ def export_safetensors(model: nn.Module, inputs: Inputs, path: Path) -> Run:
     with _needing("safetensors"):
         from safetensors.torch import load_file, save_file  # type: ignore[import-not-found, unused-ignore]
     save_file({name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}, path)
+    return _with_weights(model, load_file(path))
+
+
+def export_weights(model: nn.Module, inputs: Inputs, path: Path) -> Run:
+    """Write the weights alone, a plain `state_dict`; whoever reads them needs the code of the model."""
+    torch.save(model.state_dict(), path)
+    return _with_weights(model, torch.load(path, weights_only=True))
+
+
+def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Run:
     read = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in read.parameters():
             parameter.zero_()  # what is compared comes from the file
-    read.load_state_dict(load_file(path))
+    read.load_state_dict(weights)
     return lambda some: _tensors(read(*some))
 
 
@@ -67,6 +77,7 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: Path) -> Run:
 
 
 FORMATS: dict[str, tuple[str, Callable[[nn.Module, Inputs, Path], Run]]] = {
+    "weights": ("weights.pt", export_weights),
     "safetensors": ("model.safetensors", export_safetensors),
     "torch_export": ("model.pt2", export_torch),
     "onnx": ("model.onnx", export_onnx),
