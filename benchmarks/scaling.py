@@ -53,8 +53,8 @@ class Job:
     overlap: float = 0.8
     """Share of the all-reduce that the backward pass hides."""
 
-    storage_gb_per_s: float = 10.0
-    """What all nodes together write to the file system of checkpoints."""
+    storage_gb_per_s: float = 1.0
+    """What rank 0 writes, with checksum and fsync; 0.8 is measured here (docs/performance.md)."""
 
     gpu_hours_per_failure: float = 50_000.0
     """419 unexpected interruptions in 54 days of 16,384 GPUs: 50,700 (Llama 3, arXiv:2407.21783, table 5)."""
@@ -92,9 +92,10 @@ def plan(job: Job) -> Plan:
     """Return what the formulas say."""
     size = job.params * job.bytes_per_gradient
     sent = 2 * (job.gpus - 1) / job.gpus * size  # a ring: reduce-scatter, then all-gather
-    bandwidth = 1e9 * (job.node_gb_per_s if job.gpus <= job.gpus_per_node else job.network_gb_per_s)
-    hops = 2 * (job.gpus - 1 if job.gpus <= job.gpus_per_node else math.ceil(job.gpus / job.gpus_per_node) - 1)
-    all_reduce_s = sent / bandwidth + (job.buckets * hops * job.latency_s if job.gpus > 1 else 0.0)
+    nodes = math.ceil(job.gpus / job.gpus_per_node)
+    bandwidth = 1e9 * (job.node_gb_per_s if nodes == 1 else job.network_gb_per_s)  # the slowest link sets the pace
+    hops = 2 * (min(job.gpus, job.gpus_per_node) - 1) + 2 * (nodes - 1)
+    all_reduce_s = sent / bandwidth + job.buckets * hops * job.latency_s
     step_s = job.compute_s + max((1 - job.overlap) * all_reduce_s, all_reduce_s - job.compute_s * 2 / 3)
     save_gb = job.params * job.bytes_per_param_saved / 1e9
     save_s, failure_s = save_gb / job.storage_gb_per_s, 3600 * job.gpu_hours_per_failure / job.gpus
@@ -125,7 +126,7 @@ def best_interval(save_s: float, failure_s: float) -> float:
 
 
 def goodput(every_s: float, save_s: float, restart_s: float, failure_s: float) -> float:
-    """Return work done by time passed, for failures that come independently of each other (Daly 2006, eq. 20)."""
+    """Return work done by time passed, for failures that come independently of each other (Daly 2006)."""
     passed = failure_s * math.exp(restart_s / failure_s) * math.expm1((every_s + save_s) / failure_s)
     return every_s / passed
 

@@ -1,33 +1,47 @@
 """What a second process brings, and what it costs: `python -m benchmarks.two_processes`.
 
-A loop by hand with DistributedDataParallel over gloo, on this machine's loopback, one thread a process. Each process
-has a batch of its own (weak scaling), so that with free communication two would make a step in the time of one.
-Processes take turns in being alone and together, round by round: other programs on the machine hit both alike.
+Two processes with gloo on this machine's loopback, one thread each. Every process has a batch of its own (weak
+scaling), so with free communication two would make a step in the time of one. Three loops take turns, round by round,
+so that other programs on the machine hit them alike: one process alone while the other waits, both by hand with
+DistributedDataParallel, and both in our trainer.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import TensorDataset
 
-WARM_UP = 3
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.data.share import Share
+from src.trainer.hooks import Hook
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import Task
+from src.trainer.trainer import Trainer
+from src.utils.launch import launch
+from src.utils.launched import find_ranks
+from src.utils.ranks import Ranks
+
+Seconds = tuple[float, float]
+"""Of a step: by the clock, and of this process's CPU time, in which waiting does not count."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
-    """A model and the batch of one process."""
+    """A perceptron and the batch of one process."""
 
     name: str
     widths: Sequence[int]
@@ -35,62 +49,56 @@ class Work:
     steps: int
 
     def model(self) -> nn.Module:
-        """Return a perceptron of these widths."""
+        """Return the model, the same each time."""
+        torch.manual_seed(0)
         layers: list[nn.Module] = []
-        for narrow, wide in zip(self.widths, self.widths[1:], strict=False):
+        for narrow, wide in pairwise(self.widths):
             layers += [nn.Linear(narrow, wide), nn.ReLU()]
         return nn.Sequential(*layers[:-1])
+
+    def data(self, num_ranks: int) -> TensorDataset:
+        """Return the rows of one epoch of all processes."""
+        rows = self.steps * self.batch_size * num_ranks
+        return TensorDataset(torch.randn(rows, self.widths[0]), torch.randn(rows, self.widths[-1]))
+
+
+WORKS = (
+    Work("tiny: 21 thousand parameters, batch 64", (64, 200, 40, 10), 64, 200),
+    Work("1 million parameters, batch 256", (256, 768, 768, 256), 256, 20),
+    Work("4 million parameters, batch 512", (512, 1536, 1536, 512), 512, 6),
+)
 
 
 @dataclass
 class Times:
     """Seconds of a step in each round."""
 
-    num_params: int
     sent_bytes: int
     """Given to all-reduce in a step."""
-    alone_s: list[float] = field(default_factory=list)
-    together_s: list[float] = field(default_factory=list)
+    alone: list[Seconds] = field(default_factory=list)
+    by_hand: list[Seconds] = field(default_factory=list)
+    ours: list[Seconds] = field(default_factory=list)
 
 
-WORKS = (
-    Work("21 thousand parameters, batch 64", (64, 200, 40, 10), 64, 200),
-    Work("1 million parameters, batch 256", (256, 768, 768, 256), 256, 20),
-    Work("4 million parameters, batch 512", (512, 1536, 1536, 512), 512, 6),
-)
-
-
-def measure(rank: int, folder: str, rounds: int) -> None:
-    """Measure all works as one of two processes; rank 0 prints."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    for work in WORKS:
-        times = measure_work(work, rounds)
-        if rank == 0:
-            print(line(work, times), flush=True)
-    dist.destroy_process_group()
-
-
-def measure_work(work: Work, rounds: int) -> Times:
-    """Return the times of one work; both processes call it."""
-    torch.manual_seed(0)
-    alone, together = work.model(), DistributedDataParallel(work.model())
-    times = Times(sum(each.numel() for each in alone.parameters()), sent_bytes(work))
-    run(alone, work, WARM_UP)
-    run(together, work, WARM_UP)  # the first step lays out the buckets
+def measure(ranks: Ranks, work: Work, rounds: int) -> Times:
+    """Return the times of one work; all ranks call it."""
+    own = TensorDataset(*work.data(1).tensors)
+    together = work.data(ranks.world_size)
+    by_hand = DistributedDataParallel(work.model())
+    times = Times(sent_bytes(work, own))
+    train_by_hand(by_hand, work, own)  # the first step lays out the buckets
     for _ in range(rounds):
-        for rank in (0, 1):  # alone: the other process waits
-            dist.barrier()
-            if dist.get_rank() == rank:
-                seconds = run(alone, work, work.steps)
-                if rank == 0:
-                    times.alone_s.append(seconds)
         dist.barrier()
-        times.together_s.append(run(together, work, work.steps))
+        if ranks.is_main:
+            times.alone.append(train_by_hand(work.model(), work, own))
+        dist.barrier()
+        times.by_hand.append(train_by_hand(by_hand, work, own))
+        dist.barrier()
+        times.ours.append(train_ours(ranks, work, together))
     return times
 
 
-def sent_bytes(work: Work) -> int:
+def sent_bytes(work: Work, data: TensorDataset) -> int:
     """Return how many bytes of gradients one step gives to all-reduce."""
     model, sent = DistributedDataParallel(work.model()), [0]
 
@@ -99,47 +107,90 @@ def sent_bytes(work: Work) -> int:
         return allreduce_hook(None, bucket)
 
     model.register_comm_hook(None, count)
-    run(model, work, 1)
-    return sent[0]
+    train_by_hand(model, work, data)
+    return sent[0] // work.steps
 
 
-def run(model: nn.Module, work: Work, steps: int) -> float:
-    """Train for some steps and return the seconds of one."""
-    inputs, targets = torch.randn(work.batch_size, work.widths[0]), torch.randn(work.batch_size, work.widths[-1])
+def train_by_hand(model: nn.Module, work: Work, data: TensorDataset) -> Seconds:
+    """Train an epoch on this process's own rows and return the seconds of a step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    started_s = time.perf_counter()
-    for _ in range(steps):
+    inputs, targets = (tensor.split(work.batch_size) for tensor in data.tensors)
+    started = clocks()
+    for batch, target in zip(inputs, targets, strict=True):
         optimizer.zero_grad()
-        nn.functional.mse_loss(model(inputs), targets).backward()
+        loss = nn.functional.mse_loss(model(batch), target)
+        loss.backward()
+        loss.item()
         optimizer.step()
-    return (time.perf_counter() - started_s) / steps
+    return per_step(started, clocks(), work)
 
 
-def line(work: Work, times: Times) -> str:
-    """Return a row of the table in docs/scaling.md."""
-    ratios = [alone / together for alone, together in zip(times.alone_s, times.together_s, strict=True)]
-    alone, together = (statistics.median(each) for each in (times.alone_s, times.together_s))
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    cells = (
-        work.name,
-        f"{times.sent_bytes / 1e6:.3g} MB",
-        f"{1e3 * alone:.3g} ms",
-        f"{1e3 * together:.3g} ms",
-        f"{statistics.median(ratios):.2f} ({spread})",
-    )
-    return f"| {' | '.join(cells)} |"
+class Stopwatch(Hook):
+    """Looks at the clocks after each epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seconds] = []
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """Note the time."""
+        self.seen.append(clocks())
 
 
-def main() -> None:
-    """Start both processes."""
+def train_ours(ranks: Ranks, work: Work, data: TensorDataset) -> Seconds:
+    """Train two epochs on this process's share of every batch, and return the seconds of a step of the second."""
+    model, watch = work.model(), Stopwatch()
+    share = Share(ranks.rank, ranks.world_size)
+    loader = Loader(Part("train", data), LoaderSettings(batch_size=work.batch_size), shuffle=False, seed=0, share=share)
+    optimizers = {"optimizer": torch.optim.SGD(model.parameters(), lr=1e-3)}
+    settings = TrainerSettings(epochs=2, log_every_steps=10**6)
+    Trainer(Task(nn.MSELoss()), model, loader, optimizers, settings, hooks=[watch], ranks=ranks).fit()
+    return per_step(*watch.seen, work)
+
+
+def clocks() -> Seconds:
+    """Return the time now."""
+    return time.perf_counter(), time.process_time()
+
+
+def per_step(started: Seconds, ended: Seconds, work: Work) -> Seconds:
+    """Return the seconds of a step."""
+    return (ended[0] - started[0]) / work.steps, (ended[1] - started[1]) / work.steps
+
+
+def cells(work: Work, times: Times) -> Iterator[str]:
+    """Yield a row of the table in docs/scaling.md."""
+    yield work.name
+    yield f"{times.sent_bytes / 1e6:.3g} MB"
+    for clock in (0, 1):
+        for each in (times.alone, times.by_hand, times.ours):
+            yield f"{1e3 * statistics.median(seconds[clock] for seconds in each):.3g}"
+    ratios = [alone[0] / both[0] for alone, both in zip(times.alone, times.ours, strict=True)]
+    yield f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    costs = [ours[1] / hand[1] for ours, hand in zip(times.ours, times.by_hand, strict=True)]
+    yield f"{statistics.median(costs):.2f} ({min(costs):.2f} to {max(costs):.2f})"
+
+
+def main() -> int:
+    """Start both processes; as one of them, measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_processes", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    print("| work | all-reduced in a step | step alone | step of two | efficiency (spread) |\n|---|---|---|---|---|")
-    with TemporaryDirectory(prefix="keel-two-") as folder:
-        spawn(measure, (folder, options.rounds), nprocs=2)
+    rounds = parser.parse_args().rounds
+    ranks = find_ranks()
+    if ranks.is_alone:
+        return launch([sys.executable, "-m", "benchmarks.two_processes", *sys.argv[1:]], 2, max_restarts=0)
+    torch.set_num_threads(1)
+    ranks.start(torch.device("cpu"), 120.0)
+    head = ["work", "all-reduced", "ms alone", "by hand", "ours", "CPU ms alone", "by hand", "ours"]
+    lines = [[*head, "alone / ours", "CPU, ours / by hand"], ["---"] * (len(head) + 2)]
+    for work in WORKS:
+        times = measure(ranks, work, rounds)
+        if ranks.is_main:
+            lines.append(list(cells(work, times)))
+    if ranks.is_main:
+        print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n", flush=True)
+    ranks.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
