@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import src.data.loader
 import src.data.order
@@ -33,7 +34,7 @@ def add_noise(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 def build(folder: Path, stop_at: int | None, num_workers: int) -> Trainer:
     trainer = make_trainer(folder, stop_at, num_workers, ema_decay=0.9, accumulate_steps=1)
     trainer.model.register_forward_pre_hook(add_noise)  # type: ignore[arg-type]
-    trainer.step.make = trainer.step._update  # the one that scales
+    trainer.step.make = trainer.step._make = trainer.step._update  # the one that scales
     trainer.step.scaler = trainer.stateful["scaler"] = torch.amp.GradScaler("cpu", 4.0, growth_interval=11)
     return trainer
 
@@ -126,8 +127,13 @@ def test_samples_without_a_seed_of_their_own_are_noticed_with_workers(
     assert "model" in differences(tmp_path, keep_all, num_workers=2)
 
 
-@pytest.mark.full
 def test_a_loader_that_shares_the_runs_generator_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.data.loader.torch, "Generator", lambda: torch.default_generator)
-    monkeypatch.setattr(src.data.order, "Generator", type(torch.default_generator))
+    make = src.data.loader.Loader._make_torch_loader
+
+    def shared(loader: src.data.loader.Loader) -> DataLoader[Any]:
+        torch_loader = make(loader)
+        torch_loader.generator = torch.default_generator
+        return torch_loader
+
+    monkeypatch.setattr(src.data.loader.Loader, "_make_torch_loader", shared)
     assert "model" in differences(tmp_path, keep_all, num_workers=1)
