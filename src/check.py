@@ -24,6 +24,7 @@ from src.experiment import Experiment, build_experiment, build_optimizers, build
 from src.logger.console import setup_console
 from src.logger.logger import Logger, check_sinks
 from src.logger.run_dir import check_writable
+from src.streams import unowned_streams
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.evaluate import evaluating
 from src.trainer.init_from import init_weights
@@ -82,6 +83,7 @@ def check(
         yield from _describe_schedules(config, experiment, mistrusted)
         yield from _try_steps(trainer, experiment, config, mistrusted)
         yield from _try_checkpoint(trainer, config, Path(folder), mistrusted)
+        mistrusted += unowned_streams(config, device, Path(folder))
     yield from (f"warning    {line}" for line in mistrusted)
 
 

@@ -152,3 +152,121 @@ def test_a_batch_sampler_gets_the_sampler_it_draws_from_and_pinning_means_nothin
 def test_a_sampler_that_needs_the_number_of_rows_is_told() -> None:
     config = load_config(DIGITS, ["loader.sampler={type: WeightedRandomSampler, args: {weights: [1, 1, 2]}}"])
     assert len(build_experiment(config, torch.device("cpu")).loaders["train"]) == 40
+
+
+UNOWNED = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from src.trainer.task import Task
+
+OWN = torch.Generator().manual_seed(3)
+
+
+class Rows(Dataset):
+    def __init__(self, own=False):
+        self.rng = np.random.default_rng(7) if own else None
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, row):
+        noise = self.rng.random() if self.rng else np.random.rand() + random.random()
+        return torch.full((4,), row + float(noise)), row % 3
+
+
+class Jitter:
+    def __init__(self, own=False):
+        self.rng = random.Random() if own else random
+
+    def __call__(self, x):
+        return x + self.rng.random()
+
+
+class Noise(nn.Module):
+    def __init__(self, own=False):
+        super().__init__()
+        self.own = own
+
+    def forward(self, x):
+        return x + torch.rand(x.shape, generator=OWN if self.own else None)
+
+
+class Net(nn.Module):
+    def __init__(self, own=False, own_start=False):
+        super().__init__()
+        self.first, self.noise, self.last = nn.Linear(4, 8), Noise(own), nn.Linear(8, 3)
+        if own_start:
+            nn.init.normal_(self.last.weight, generator=OWN)
+
+    def forward(self, x):
+        return self.last(self.noise(self.first(x)))
+
+
+class Counting(Task):
+    def __init__(self, criterion=None, own=False):
+        super().__init__(criterion)
+        self.own, self.steps = own, 0
+
+    def step(self, model, batch):
+        output = super().step(model, batch)
+        self.steps += model.training and self.own
+        output.loss = output.loss * (1 + self.steps)
+        return output
+
+
+class Order:
+    def __init__(self, part, generator, own=False):
+        self.num_rows, self.generator = len(part), OWN if own else generator
+
+    def __len__(self):
+        return self.num_rows
+
+    def __iter__(self):
+        return iter(torch.randperm(self.num_rows, generator=self.generator).tolist())
+"""
+UNOWNED_CONFIG = """
+name: unowned
+data: {train: {type: unowned.Rows, args: {}, transforms: [{type: unowned.Jitter, args: {}}]}}
+loader: {batch_size: 8, sampler: {type: unowned.Order, args: {}}}
+model: {type: unowned.Net, args: {}}
+task: {type: unowned.Counting, args: {}}
+loss: CrossEntropyLoss
+optimizer: {type: SGD, args: {lr: 0.01}}
+trainer: {epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def unowned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unowned")
+    (folder / "unowned.py").write_text(UNOWNED)
+    (folder / "unowned.yaml").write_text(UNOWNED_CONFIG)
+    return folder / "unowned.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("trainer.epochs=1", None),
+        ("data.train.args.own=true", "data: dataset Rows gives other values in the same epoch for the same row; draw"),
+        ("data.train.transforms.0.args.own=true", "data: transform Jitter gives other values"),
+        ("loader.sampler.args.own=true", "loader: its sampler gives another order"),
+        ("model.args.own=true", "model: noise (Noise) gives other values for the same inputs"),
+        ("model.args.own_start=true", "model: the initial last.weight is another each time"),
+        ("task.args.own=true", "loss, or task Counting, gives other values"),
+    ],
+)
+def test_it_names_what_draws_from_a_stream_that_nobody_owns(override: str, told: str | None, unowned: Path) -> None:
+    use_folder(unowned.parent)
+    try:
+        text = report("trainer.device=cpu", override, path=unowned)
+    finally:
+        use_folder(None)
+    warnings = [line for line in text.splitlines() if line.startswith("warning")]
+    assert (len(warnings) == 0) == (told is None), text
+    assert told is None or f"warning    {told}" in warnings[-1]
