@@ -22,7 +22,7 @@ from src.config.registry import find, trust, use_recorded_folder
 from src.config.settings import Component
 from src.config.signatures import check_components
 from src.data.arrays import Arrays
-from src.data.content import data_changes
+from src.data.content import data_changes, keep_rows
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.unlabelled import input_arrays
@@ -68,6 +68,7 @@ class SavedRun:
         self, path: str | Path, which: str = "best", overrides: Sequence[str] = (), trusted: Sequence[str] = ()
     ) -> None:
         self.path, self.state = open_checkpoint(Path(path), which)
+        self._rows_then = 0  # of a dataset that has grown since
         use_recorded_folder(self.state.get("config_folder"))
         trust(trusted)
         self.config = config_from_dict(self.state["config"], overrides, f"checkpoint of {shown_path(self.path)}")
@@ -85,22 +86,34 @@ class SavedRun:
         with forked_rng(self.config.seed):
             experiment = build_experiment(self.config, self.device, self.state["data"])
         load_weights(experiment.model, best_weights(self.state), shown_path(self.path))
+        split = self.config.data.split
+        if self._has_own_data and split is not None and not split.stable:
+            self._rows_then = keep_rows(self.state.get("parts", {}), experiment.parts)
         return experiment
+
+    @property
+    def _has_own_data(self) -> bool:
+        """Whether the data are those that the run was trained on, as far as its config says."""
+        return self.config.data == config_from_dict(self.state["config"]).data
 
     def data_changes(self, part: str) -> list[str]:
         """Return how the data differ from those that the run was trained on, and what follows for testing `part`.
 
         Nothing is said when other data were asked for.
         """
-        if self.config.data != config_from_dict(self.state["config"]).data:
+        if not self._has_own_data:
             return []
-        changes = data_changes(self.state.get("parts", {}), self.experiment.parts)
-        split = self.config.data.split
-        if changes and split is not None and part in split.part_names and not split.stable:
-            changes.append(
-                f"{part} may hold rows that it was trained on; data.split.stable: true keeps each in its part"
+        parts, split = self.experiment.parts, self.config.data.split
+        changes = data_changes(self.state.get("parts", {}), parts)
+        told = [f"the data have changed since the run: {'; '.join(changes)}"] if changes else []
+        if self._rows_then:
+            told.append(
+                f"the data have grown since the run, from {self._rows_then:,} rows: {part} is the "
+                f"{len(parts[part]):,} rows it was then"
             )
-        return [f"the data have changed since the run: {line}" if line is changes[0] else line for line in changes]
+        if changes and split is not None and part in split.part_names and not split.stable:
+            told.append(f"{part} may hold rows that it was trained on; data.split.stable: true keeps each in its part")
+        return told
 
     @cached_property
     def _model_and_task(self) -> tuple[nn.Module, Task]:

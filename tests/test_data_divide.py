@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.arrays import Arrays
-from src.data.content import AT_START, check_same_data, data_changes, find_overlaps, fingerprint, row_hashes
+from src.data.content import AT_START, check_same_data, data_changes, find_overlaps, fingerprint, keep_rows, row_hashes
 from src.data.divide import split_rows
 from src.data.frame import FrameDataset
 from src.data.settings import SplitSettings
@@ -220,6 +220,18 @@ def test_rows_have_the_same_hash_however_they_are_read(rows: list[list[int]], ki
     data = Arrays(np.array(rows, dtype=kind), np.arange(len(rows)))
     every = torch.arange(len(rows))
     assert np.array_equal(row_hashes(data, every), row_hashes(OneByOne(data), every))
+
+
+@given(count=st.integers(6, 60), added=st.integers(1, 30), seed=st.integers(0, 5))
+def test_a_part_keeps_its_rows_when_others_are_added_behind(count: int, added: int, seed: int) -> None:
+    split, values = SplitSettings(val=0.3, test=0.2, seed=seed), torch.arange(float(count + added)).unsqueeze(1)
+    parts = make_parts({"train": Arrays(values[:count])}, split)
+    before = {name: part.row_ids() for name, part in parts.items()}
+    grown = make_parts({"train": Arrays(values)}, split)
+    assert keep_rows(fingerprint(parts), grown) == count
+    assert all(torch.equal(grown[name].row_ids(), rows) for name, rows in before.items())
+    assert data_changes(fingerprint(parts), grown) == []
+    assert keep_rows(fingerprint(grown), grown) == 0
 
 
 def test_a_run_that_goes_on_with_other_rows_is_refused_and_testing_says_so() -> None:

@@ -18,6 +18,7 @@ from sklearn.metrics import f1_score, r2_score
 import test as test_script
 import train
 from src.config.registry import use_folder
+from src.data.content import fingerprint
 from src.saved_run import SavedRun
 from src.trainer.hooks import Hook
 from src.utils.errors import CheckpointError, ConfigError
@@ -136,7 +137,7 @@ def test_finished_folds_are_kept_and_a_stopped_one_goes_on(folder: Path, monkeyp
     with pytest.raises(CheckpointError, match=r"fold-1: optimizer.args.lr: 0.02 -> 0.5"):
         run(folder, "--folds", "3", "-r", str(path), "optimizer.args.lr=0.5")
     people(100).to_csv(folder / "people.csv", index=False)
-    with pytest.raises(CheckpointError, match=r"the data have changed since the run: .*; train all folds anew"):
+    with pytest.raises(CheckpointError, match=r"the data have grown since the run, .*; train all folds anew"):
         run(folder, "--folds", "3", "-r", str(path))
 
 
@@ -173,8 +174,13 @@ def test_testing_says_that_the_data_have_changed(folder: Path, capsys: pytest.Ca
     assert "changed" not in capsys.readouterr().err
     people(100).to_csv(folder / "people.csv", index=False)
     assert test_script.main(["-r", str(path)]) == 0
+    assert "warning: the data have grown since the run, from 90 rows: test is the 18 rows" in capsys.readouterr().err
+    before = SavedRun(path).state["parts"]["test"]["numbers"]
+    assert fingerprint(SavedRun(path).experiment.parts)["test"]["numbers"] == before
+    people(100).iloc[::-1].to_csv(folder / "people.csv", index=False)
+    assert test_script.main(["-r", str(path)]) == 0
     told = capsys.readouterr().err
-    assert "warning: the data have changed since the run: test has 20 rows, had 18" in told
+    assert "warning: the data have changed since the run: test has the same rows with another content" in told
     assert "test may hold rows that it was trained on; data.split.stable: true keeps each in its part" in told
     with pytest.raises(CheckpointError, match="the data have changed since it began: train has 60 rows, had 54"):
         train.main(["-r", str(path), "trainer.epochs=4"])

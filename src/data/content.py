@@ -196,7 +196,8 @@ def _named(part: Part, row: int) -> Any:
 def fingerprint(parts: Mapping[str, Part]) -> dict[str, Any]:
     """Return what tells later whether these are still the same rows: plain data, for a checkpoint.
 
-    Per part: its number of rows, their numbers in the dataset (as a hash), and the content of some of them.
+    Per part: its number of rows, their numbers in the dataset (as a hash), the content of some of them, and of a split
+    the rows themselves, a bit for each row of the dataset.
     """
     return {name: _fingerprint(part) for name, part in parts.items() if not part.is_iterable}
 
@@ -210,7 +211,29 @@ def _fingerprint(part: Part) -> dict[str, Any]:
             content = 0  # never twice the same
     except Exception:  # see find_overlaps
         content = 0
-    return {"rows": len(rows), "numbers": hash_code(rows.numpy().tobytes()), "content": content}
+    found = {"rows": len(rows), "numbers": hash_code(rows.numpy().tobytes()), "content": content}
+    if part.indices is None:
+        return found
+    is_in = torch.zeros(len(part.dataset), dtype=torch.bool)  # type: ignore[arg-type]
+    is_in[rows] = True
+    return {**found, "bits": torch.from_numpy(np.packbits(is_in.numpy())), "of": len(is_in)}
+
+
+def keep_rows(before: Mapping[str, Any], parts: Mapping[str, Part]) -> int:
+    """Give the parts of a split the rows that they had when `before` was taken, if the dataset has grown since.
+
+    Returns:
+        How many rows the dataset had then; 0 where nothing was done.
+    """
+    grown = [
+        name
+        for name, part in parts.items()
+        if "bits" in before.get(name, ()) and part.indices is not None and len(part.dataset) > before[name]["of"]  # type: ignore[arg-type]
+    ]
+    for name in grown:
+        bits = np.unpackbits(before[name]["bits"].numpy(), count=before[name]["of"])
+        parts[name].indices = torch.from_numpy(np.flatnonzero(bits))
+    return before[grown[0]]["of"] if grown else 0
 
 
 def data_changes(before: Mapping[str, Any], parts: Mapping[str, Part]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.classes import renumbered
 from src.data.preprocess import Filler, Scaler
 from src.utils.errors import ConfigError, DataError
 
@@ -146,14 +147,9 @@ class FrameDataset(Dataset[Any]):
 
     def _take_classes(self, names: list[str]) -> None:
         assert self.class_names is not None and self.targets is not None
-        unknown = [name for name in self.class_names if name not in names]
-        if unknown:
-            row = int((self.targets == self.class_names.index(unknown[0])).nonzero()[0])
-            raise DataError(
-                f"{place(self.where, self._rows[row], self.target_names[0])}: {unknown[0]!r} is none of the classes "
-                f"of the training data: {', '.join(names)}"
-            )
-        self.targets = torch.tensor([names.index(name) for name in self.class_names])[self.targets]
+        self.targets = renumbered(
+            self.targets, self.class_names, names, lambda row: place(self.where, self._rows[row], self.target_names[0])
+        )
         self.class_names, self.num_classes = list(names), len(names)
 
     def _apply(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.classes import renumbered
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import project_path, shown_path
 
@@ -189,11 +190,7 @@ class ImageFolder(ImageFiles):
         names = state["class_names"]
         if self.class_names is None or names is None:
             return
-        if unknown := [name for name in self.class_names if name not in names]:
-            raise DataError(
-                f"{shown_path(self.root)}: {unknown[0]!r} is none of the classes of train: {', '.join(names)}"
-            )
-        self.targets = torch.tensor([names.index(name) for name in self.class_names])[self.targets]
+        self.targets = renumbered(self.targets, self.class_names, names, lambda row: shown_path(self.files[row]))
         self.class_names, self.num_classes = list(names), len(names)
 
     def fit(self, rows: Tensor) -> None:

@@ -69,6 +69,11 @@ class SplitSettings:
         wrong = [(key, f"the split goes by `{chosen[0]}` already; leave one out") for key in chosen[1:]]
         if self.stable and (self.stratify or self.time):
             wrong.append(("stable", f"the split goes by `{chosen[0]}` already; leave one out"))
+        wrong += [
+            (key, f"with `stable` a share below 1 is needed, found {share:g}")
+            for key, share in (("val", self.val), ("test", self.test))
+            if self.stable and share >= 1
+        ]
         if self.folds == 1:
             wrong.append(("folds", "2 or more are needed, found 1"))
         if self.folds and self.time:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.classes import renumbered
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import project_path, shown_path
 
@@ -209,9 +210,7 @@ class Texts(Dataset[Any]):
         """
         names = state["class_names"]
         if self.class_names is not None and self.targets is not None and names is not None:
-            if unknown := [name for name in self.class_names if name not in names]:
-                raise DataError(f"{self.where}: {unknown[0]!r} is none of the classes of train: {', '.join(names)}")
-            self.targets = torch.tensor([names.index(name) for name in self.class_names])[self.targets]
+            self.targets = renumbered(self.targets, self.class_names, names, lambda row: f"{self.where} row {row + 1}")
             self.class_names, self.num_classes = list(names), len(names)
         self.words = list(state["words"])
         self._number()
