@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
+from src.compat.loader import TheirLoader
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
@@ -168,6 +169,19 @@ def test_a_step_that_fails_is_no_longer_watched(monkeypatch: pytest.MonkeyPatch)
     for _ in zip(range(2), trainer.account.groups(range(9), 1), strict=False):
         pass  # left in the middle of a sample
     assert trainer.step.make == unwatched
+
+
+def test_a_loader_that_a_project_built_by_itself_is_accounted_for_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(account, "REPORT_EVERY_S", 0.0)
+    inputs = torch.zeros(40, 2)
+    loader = TheirLoader("train", DataLoader(TensorDataset(inputs, inputs[:, :1].clone()), batch_size=8))
+    model = nn.Linear(2, 1)
+    optimizers: Any = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.0)}
+    Trainer(Task(nn.MSELoss()), model, loader, optimizers, TrainerSettings(epochs=2)).fit()
+    assert any(message.startswith("time   ") for message in caplog.messages)
 
 
 SHARES = {"data": 0.61, "forward": 0.2, "backward": 0.15, "optimizer": 0.04}

@@ -25,6 +25,7 @@ class TheirLoader(Loader):
 
     def __init__(self, name: str, loader: Any) -> None:
         self.loader = loader
+        self.num_workers = getattr(loader, "num_workers", 0)
         self.part = Part(name, getattr(loader, "dataset", loader))
         self._epoch_start = rng_state()
         self.batch_size = None  # type: ignore[assignment]  # nobody knows for sure: places are counted in their batches

@@ -34,6 +34,7 @@ def training_loader(config: Config, part: Part, device: torch.device, share: Sha
         sampler=_build_sampler("sampler", settings.sampler),
         batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
         share=share,
+        keep_on=device if device.type == "cuda" else None,
         **_functions(settings),
     )
 
@@ -49,6 +50,7 @@ def evaluation_loader(config: Config, part: Part, device: torch.device, share: S
         seed=config.seed,
         pin_memory=_pins(settings, device),
         share=share,
+        keep_on=device if device.type == "cuda" else None,
         **_functions(settings),
     )
 

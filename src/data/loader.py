@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.data.order import Keys, MakeSampler, RowOrder, num_batches
+from src.data.order import Keys, MakeSampler, RowOrder, check_order, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
+from src.data.resident import ResidentPart, choose_resident
 from src.data.settings import LoaderSettings
 from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
@@ -57,6 +58,7 @@ class Loader:
         collate_fn: Makes a batch of a list of samples; drawing random numbers is allowed.
         worker_init_fn: Called with the worker's number when it starts.
         share: Which rows of every batch are read here. Unless it is all of them, `batches` yields a `SharedBatch`.
+        keep_on: Device with a memory of its own, on which the data may live and batches are made then.
 
     Raises:
         ConfigError: Options exclude each other.
@@ -76,8 +78,9 @@ class Loader:
         collate_fn: Collate | None = None,
         worker_init_fn: Callable[[int], Any] | None = None,
         share: Share = WHOLE,
+        keep_on: torch.device | None = None,
     ) -> None:
-        _check_options(part, settings, sampler is not None, batch_sampler is not None)
+        check_order(part, settings, sampler is not None, batch_sampler is not None)
         if not (share.is_whole or settings.in_order):
             raise ConfigError(f"loader ({part.name}): in_order: false, and several processes must agree on an order")
         self.part = part
@@ -85,12 +88,14 @@ class Loader:
         self.seed = seed
         self.pin_memory = pin_memory
         self.share = share
+        self._keep_on = keep_on if share.is_whole else None
         self.batch_size = settings.batch_size * share.count
         """Rows in a batch, of all processes together."""
         self._seen = (0, 0, 0)
         self._collate = collate_fn
         self._start_worker = WorkerStart(worker_init_fn)
-        self._num_workers = usable_workers(part, settings.num_workers)
+        self.num_workers = usable_workers(part, settings.num_workers)
+        """Processes that read ahead."""
         self._order: RowOrder | None = None
         self._stream: PartStream | None = None
         if part.is_iterable:
@@ -118,7 +123,9 @@ class Loader:
             WorkerError: A worker died or did not answer in time, more often than is forgiven.
         """
         seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
-        if self._num_workers or self.pin_memory:
+        if self._resident is not None and self._order is not None and not seen:
+            yield from (self._resident.read(epoch, rows) for rows in self._order.batches(epoch, start))
+        elif self.num_workers or self.pin_memory:
             yield from self._through_torch_patiently(epoch, start, seen)
         elif self._stream is not None:
             yield from self._stream.batches(epoch, start)
@@ -154,6 +161,14 @@ class Loader:
 
     def _wrapped(self, batch: Any, num_own: int, num_rows: int) -> Any:
         return batch if self.share.is_whole else SharedBatch(batch, num_own, num_rows)
+
+    @cached_property
+    def _resident(self) -> ResidentPart | None:
+        """The part on the device. Made when the first batch is read: until then the dataset may learn from its rows."""
+        if self._keep_on is None:
+            return None
+        wanted, is_collated = self.settings.keep_on_device, self._collate is not None
+        return choose_resident(self.part, self._keep_on, wanted, self.num_workers, is_collated)
 
     @cached_property
     def _batches_at_once(self) -> int:
@@ -212,7 +227,7 @@ class Loader:
             self._keys.position = (epoch, start, seen)
         else:
             assert self._stream is not None
-            skipped = start if self._num_workers > 1 else 0  # each worker has a share: none knows the whole order
+            skipped = start if self.num_workers > 1 else 0  # each worker has a share: none knows the whole order
             self._stream.position.copy_(torch.tensor([epoch, start - skipped]))
         self._torch_loader.generator.manual_seed(mix_seed(LOADER_STREAM, self.seed, epoch))
         with starting_workers():
@@ -250,7 +265,7 @@ class Loader:
         return list(self.part.row_ids()[self._keys.pending[0][0]].tolist())
 
     def _make_torch_loader(self) -> DataLoader[Any]:
-        settings, workers = self.settings, self._num_workers
+        settings, workers = self.settings, self.num_workers
         return DataLoader(
             self._stream if self._stream is not None else PartReader(self.part, self._collate),
             batch_size=None,  # a key is a whole batch
@@ -265,21 +280,6 @@ class Loader:
             prefetch_factor=settings.prefetch_factor if workers else None,
             persistent_workers=bool(workers) and settings.persistent_workers is not False,
             in_order=settings.in_order,
-        )
-
-
-def _check_options(part: Part, settings: LoaderSettings, has_sampler: bool, has_batch_sampler: bool) -> None:
-    where = f"loader ({part.name})"
-    if has_sampler and has_batch_sampler:
-        raise ConfigError(f"{where}: sampler and batch_sampler exclude each other; keep one")
-    chosen = "batch_sampler" if has_batch_sampler else "sampler" if has_sampler else None
-    if chosen and settings.shuffle:
-        raise ConfigError(f"{where}: {chosen} decides the order; leave out shuffle: true")
-    if has_batch_sampler and settings.drop_last:
-        raise ConfigError(f"{where}: batch_sampler decides what a batch is; leave out drop_last: true")
-    if part.is_iterable and (chosen or settings.shuffle):
-        raise ConfigError(
-            f"{where}: dataset {part.dataset_name} is iterable, in its own order; leave out {chosen or 'shuffle: true'}"
         )
 
 

@@ -14,6 +14,7 @@ from src.data.part import ORDER_STREAM, Part
 from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
 from src.data.share import Share, shared_rows
+from src.utils.errors import ConfigError
 from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
 
 MAX_DRAWN_ROWS = 1 << 22
@@ -140,3 +141,23 @@ def _drawn(source: Iterable[Any], seed: int, size: int) -> Iterator[list[Any]]:
 def num_batches(num_rows: int, batch_size: int, drop_last: bool) -> int:
     """Return how many batches `num_rows` make."""
     return num_rows // batch_size if drop_last else -(-num_rows // batch_size)
+
+
+def check_order(part: Part, settings: LoaderSettings, has_sampler: bool, has_batch_sampler: bool) -> None:
+    """Refuse options of which each decides the order.
+
+    Raises:
+        ConfigError: Names them, and which to leave out.
+    """
+    where = f"loader ({part.name})"
+    if has_sampler and has_batch_sampler:
+        raise ConfigError(f"{where}: sampler and batch_sampler exclude each other; keep one")
+    chosen = "batch_sampler" if has_batch_sampler else "sampler" if has_sampler else None
+    if chosen and settings.shuffle:
+        raise ConfigError(f"{where}: {chosen} decides the order; leave out shuffle: true")
+    if has_batch_sampler and settings.drop_last:
+        raise ConfigError(f"{where}: batch_sampler decides what a batch is; leave out drop_last: true")
+    if part.is_iterable and (chosen or settings.shuffle):
+        raise ConfigError(
+            f"{where}: dataset {part.dataset_name} is iterable, in its own order; leave out {chosen or 'shuffle: true'}"
+        )

@@ -59,6 +59,11 @@ class Part:
         """Return the number of rows; a `TypeError` says that the data have no length."""
         return len(self.indices) if self.indices is not None else len(self.dataset)  # type: ignore[arg-type]
 
+    @property
+    def reads_batches(self) -> bool:
+        """Whether rows are read and transformed many at once."""
+        return self._read_batch is not None
+
     def row_ids(self) -> Tensor:
         """Return the row numbers within the dataset, int64 [rows]."""
         return self.indices if self.indices is not None else torch.arange(len(self))

@@ -112,6 +112,10 @@ class LoaderSettings:
     pin_memory: bool | None = None
     """Page-locked batches, so that copies to a GPU overlap with work; nothing on the CPU. Default: on with CUDA."""
 
+    keep_on_device: bool | None = None
+    """Keep the data in the GPU's memory, and shuffle and transform them there. Default: where whole batches are read
+    without workers and the data take at most a quarter of what is free."""
+
     timeout: Annotated[float, AtLeast(0)] = 300.0
     """Seconds to wait for a worker's batch before the run ends with an error; 0 waits for ever."""
 

@@ -185,7 +185,7 @@ class Account:
         """Write a line on the run so far, the first time and whenever there is an advice not given before."""
         total_s = sum(self._whole.values())
         shares = {name: seconds / total_s for name, seconds in self._whole.items()}
-        problem, line = verdict(shares, self.train_loader.settings.num_workers)
+        problem, line = verdict(shares, self.train_loader.num_workers)
         if problem not in self._told and (problem or not self._told):
             self._told.add(problem)
             log.info("time   %s", line)
