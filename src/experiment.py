@@ -27,13 +27,13 @@ from src.model.metric import MetricSet
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
+from src.trainer.memory import TaskMemory
 from src.trainer.profile import standard_traces
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.step import needs_closure
 from src.trainer.task import Criterion, Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
-from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE, Ranks
 
@@ -205,7 +205,7 @@ def build_trainer(
         checkpoints=checkpoints,
         hooks=[*build_hooks(config), *standard_traces(config.trainer.profile, checkpoints.parent)],
         device=device,
-        memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task, device)},
+        memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task, device, ranks)},
         record={
             "config": config.as_dict(),
             "config_folder": folder_to_record(),
@@ -216,9 +216,9 @@ def build_trainer(
     )
 
 
-def task_memory(task: Any, device: torch.device) -> dict[str, Any]:
+def task_memory(task: Any, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return the task as part of a checkpoint, if it carries something from batch to batch."""
-    return {"task": TaskMemory(task, device)} if hasattr(task, "state_dict") else {}
+    return {"task": TaskMemory(task, device, ranks)} if hasattr(task, "state_dict") else {}
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:
@@ -230,17 +230,3 @@ def build_sinks(config: Config, run_path: Path) -> list[Any]:
 def build_hooks(config: Config) -> list[Hook]:
     """Build the watchers: ours as the section `logger` asks for, then the user's."""
     return [*standard_hooks(config.logger), *(build("hooks", hook) for hook in config.hooks)]
-
-
-class TaskMemory:
-    """What a task carries from batch to batch; a checkpoint is read on the host, so it is moved to the device."""
-
-    def __init__(self, task: Any, device: torch.device) -> None:
-        self.task, self.device = task, device
-
-    def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self.task.state_dict()
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.task.load_state_dict(to_device(state, self.device))

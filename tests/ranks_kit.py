@@ -24,6 +24,7 @@ from src.data.share import Share
 from src.model.metric import MetricSet, accuracy, f1, r2
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
+from src.trainer.memory import TaskMemory
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -251,6 +252,45 @@ def phases(ranks: Ranks, folder: Path) -> Result:
     return train(ranks, freeze=[first, FreezeSettings("2.*", from_epoch=1, every=2)], epochs=4)
 
 
+class Carrying(Task):
+    """Subtracts a running mean of its inputs; each process has that of its share."""
+
+    mean = torch.zeros(6)
+
+    def begin(self, part: str, epoch: int) -> None:
+        self.mean = torch.zeros(6)
+
+    def step(self, model: Any, batch: Any) -> StepOutput:
+        inputs, targets = batch
+        self.mean = 0.5 * self.mean + 0.5 * inputs.mean(0)
+        return super().step(model, (inputs - self.mean, targets))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.mean = state["mean"]
+
+
+def carried(ranks: Ranks, folder: Path) -> Result:
+    """Weights of a run, and of one that stopped in mid-epoch and went on."""
+    found: list[Result] = []
+    state: dict[str, Any] = {}
+    for num_steps, goes_on in ((10, False), (4, False), (10, True)):
+        model, task = net(), Carrying(nn.CrossEntropyLoss())
+        trainer = Trainer(
+            task, model, loader_of(NoisyRows(50), ranks, 8),
+            {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}, TrainerSettings(max_steps=num_steps),
+            memory={"task": TaskMemory(task, torch.device("cpu"), ranks)}, ranks=ranks,
+        )  # fmt: skip
+        if goes_on:
+            trainer.load_state_dict(state)
+        trainer.fit()
+        state = ranks.broadcast(trainer.state_dict())
+        found.append(dict(model.state_dict()))
+    return {"straight": found[0], "stopped": found[1], "resumed": found[2]}
+
+
 def evaluated(ranks: Ranks, folder: Path) -> Result:
     """517 rows: 11 times a prime number, so that no batch and no number of ranks divides them."""
     generator = torch.Generator().manual_seed(2)
@@ -295,6 +335,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
         own_step,
         own_update,
         phases,
+        carried,
         evaluated,
     )
 }

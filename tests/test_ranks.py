@@ -11,14 +11,15 @@ import torch
 from torch import nn
 
 from src.data.share import Share
+from src.trainer.memory import TaskMemory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.together import SharedStep
-from src.utils.errors import ConfigError
+from src.utils.errors import CheckpointError, ConfigError
 from src.utils.ranks import ALONE
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
-TRAINED = [name for name in SCENARIOS if name != "evaluated"]
+TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated")]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,19 @@ def assert_same_training(one: Result, several: Result) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_two_ranks_train_what_one_process_trains(name: str, found: dict[int, dict[str, Result]]) -> None:
     assert_same_training(found[1][name], found[2][name])
+
+
+def test_what_each_rank_carries_goes_on_exactly(found: dict[int, dict[str, Result]]) -> None:
+    for num_ranks in (1, 2):
+        carried = found[num_ranks]["carried"]
+        assert all(torch.equal(weight, carried["resumed"][name]) for name, weight in carried["straight"].items())
+        assert not torch.equal(carried["stopped"]["0.weight"], carried["resumed"]["0.weight"])
+
+
+def test_what_ranks_carry_is_not_divided_among_others() -> None:
+    task = Task()
+    with pytest.raises(CheckpointError, match="carries a state of each of 2 processes; go on with as many"):
+        TaskMemory(task, torch.device("cpu")).load_state_dict({"of_ranks": [{}, {}]})
 
 
 class ByItself(Task):

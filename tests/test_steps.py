@@ -19,9 +19,10 @@ from src.config.load import config_from_dict
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
-from src.experiment import TaskMemory, build_experiment, build_optimizers, build_trainer
+from src.experiment import build_experiment, build_optimizers, build_trainer
 from src.logger.logger import Logger
 from src.trainer.freezing import Freezing
+from src.trainer.memory import TaskMemory
 from src.trainer.resume import open_checkpoint
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.step import Step

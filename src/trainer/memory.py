@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from src.data.loader import Loader
 from src.trainer.resume import load_weights
+from src.utils.device import to_device
 from src.utils.errors import CheckpointError
 from src.utils.ranks import ALONE, Ranks
 from src.utils.seed import mix_seed, rng_state, seed_everything, set_rng_state
@@ -91,6 +93,31 @@ class RandomStreams:
             set_rng_state(others[rank - 1] if rank else state)
         else:
             seed_everything(mix_seed(rank, *state["torch"][:16].tolist()))
+
+
+class TaskMemory:
+    """What a task carries from batch to batch: each of several processes carries what its share of the rows left.
+
+    A checkpoint is read on the host, so it is moved to the device.
+    """
+
+    def __init__(self, task: Any, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.task, self.device, self.ranks = task, device, ranks
+
+    def state_dict(self) -> dict[str, Any]:
+        own: dict[str, Any] = self.task.state_dict()
+        return {"of_ranks": self.ranks.gather(own)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what this rank carried; a run of one process may go on in several.
+
+        Raises:
+            CheckpointError: There were several processes, and are more or fewer now.
+        """
+        states = state["of_ranks"]
+        if len(states) not in (1, self.ranks.world_size):
+            raise CheckpointError(f"carries a state of each of {len(states)} processes; go on with as many")
+        self.task.load_state_dict(to_device(states[self.ranks.rank if len(states) > 1 else 0], self.device))
 
 
 def name_memory(
