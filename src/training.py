@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.command import exit_code
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import ConfigError, DataError, WorkerError
 from src.utils.ranks import ALONE, Ranks
+from src.utils.signals import StopSignals
 
 if TYPE_CHECKING:
     import torch
@@ -187,36 +188,46 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     from src.logger.console import closing_summary
     from src.logger.status import write_status
     from src.trainer.schedule import count_steps, misfits
-    from src.utils.paths import shown_path
 
     for line in misfits(trainer.schedules, *count_steps(trainer.train_loader, trainer.settings)):
         log.warning("%s", line)
-    started_s = time.perf_counter()
-    code = 1
-    is_main = trainer.ranks.is_main
-    if is_main:
-        write_status(run.path, None, trainer.saver.saved_step)
-    try:
-        trainer.fit()
-        code = 128 + trainer.signal if trainer.signal else 0
-    except BaseException as error:
-        code = exit_code(error)
-        saved = trainer.saver.saved_step
-        kept = "no checkpoint yet, its log and config" if saved < 0 else f"a checkpoint of step {saved}; go on with -r"
-        if not is_main:
-            log.error("stopped in step %d", trainer.progress.step + 1, exc_info=True)
-        log.info("stopped in step %d; %s holds %s", trainer.progress.step + 1, shown_path(run.path), kept)
-        raise
-    finally:
-        logger.close()
-        if is_main:
+
+    def note(code: int | None) -> None:
+        if ranks.is_main:
             write_status(run.path, code, trainer.saver.saved_step)
-        run.close()
+
+    started_s, code, ranks = time.perf_counter(), 1, trainer.ranks
+    note(None)
+    ranks.before_giving_up(lambda: note(WorkerError.exit_code))
+    with nullcontext() if ranks.is_alone else StopSignals():  # a launcher may send one when another rank has failed
+        try:
+            trainer.fit()
+            code = 128 + trainer.signal if trainer.signal else 0
+        except BaseException as error:
+            code = exit_code(error)
+            if ranks.explain(error) is error:
+                tell_end(trainer, run)
+            raise
+        finally:
+            logger.close()
+            note(code)
+            run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
     log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at))
     return code
+
+
+def tell_end(trainer: Trainer, run: RunDir) -> None:
+    """Say how far a run came that fails now, and what is left of it."""
+    from src.utils.paths import shown_path
+
+    saved, step = trainer.saver.saved_step, trainer.progress.step + 1
+    kept = "no checkpoint yet, its log and config" if saved < 0 else f"a checkpoint of step {saved}; go on with -r"
+    if not trainer.ranks.is_main:
+        log.error("stopped in step %d", step, exc_info=True)
+    log.info("stopped in step %d; %s holds %s", step, shown_path(run.path), kept)
 
 
 def describe_ranks(trainer: Trainer, state: Mapping[str, Any] | None) -> None:

@@ -140,7 +140,8 @@ class SharedStep(Step):
         self._on_their_way.append((arriving, arrived))
         if len(self._on_their_way) > LAG:
             old, event = self._on_their_way.popleft()
-            event.synchronize()  # device sync
+            with self.ranks.waiting():
+                event.synchronize()  # device sync
             self._must_stop = self._must_stop or bool(old[0] > 0)
         self._is_agreed = True
 

@@ -42,7 +42,7 @@ def run_command(main: Callable[[], int]) -> int:
     except Exception as error:
         ranks = current_ranks()
         told = shortage(error) or no_deterministic_form(error) or ranks.explain(error)
-        if not ranks.tells():
+        if not ranks.tells(told):
             return exit_code(told)
         if not isinstance(told, KeelError):
             raise
@@ -68,7 +68,7 @@ def exit_code(error: BaseException) -> int:
     """Return the code with which `run_command` ends on `error`."""
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    told = shortage(error) or no_deterministic_form(error) or error
+    told = shortage(error) or no_deterministic_form(error) or current_ranks().explain(error)
     return told.exit_code if isinstance(told, KeelError) else 1
 
 

@@ -11,8 +11,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -25,12 +25,17 @@ from torch.distributed.rendezvous import rendezvous
 
 from src.utils.errors import KeelError, WorkerError
 from src.utils.ranks import Ranks
+from src.utils.watch import Watch
 
 START_S = 300.0
 """A rank that has not come within this time after the first is missed."""
 LAST_WORDS_S = 3.0
 """How long a rank that fails after another gives the launcher to end it."""
 _PEER_LOST = re.compile(r"gloo|NCCL|closed by peer|reset by peer|Broken pipe|process group|DistStore|[Ss]ocket", re.I)
+
+
+class LostRank(WorkerError):
+    """Another rank has gone; why, only that one knows."""
 
 
 class Group(Ranks):
@@ -48,6 +53,7 @@ class Group(Ranks):
         self._address = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
         self._is_started = False
         self._num_told = 0
+        self._watch: Watch | None = None
 
     @cached_property
     def _job(self) -> Store:
@@ -64,9 +70,13 @@ class Group(Ranks):
         return store
 
     @cached_property
+    def _name(self) -> str:
+        return _meet(self._job, self.rank, self.world_size)
+
+    @cached_property
     def _store(self) -> Store:
         """What this attempt shares: all its ranks have met, and nothing that dead ranks have left is in it."""
-        return PrefixStore(_meet(self._job, self.rank, self.world_size), self._job)
+        return PrefixStore(self._name, self._job)
 
     def start(self, device: torch.device, timeout_s: float) -> None:
         is_gpu = device.type == "cuda"
@@ -77,10 +87,19 @@ class Group(Ranks):
             store=self._store,
             rank=self.rank,
             world_size=self.world_size,
-            timeout=timedelta(seconds=timeout_s),
+            timeout=timedelta(seconds=2 * timeout_s + START_S),  # the watch finds out sooner, and who it is
             device_id=device if is_gpu else None,
         )
+        watched = PrefixStore(self._name, self._job.clone())  # type: ignore[attr-defined]
+        self._watch = Watch(watched, self.rank, self.world_size, timeout_s)
         self._is_started = True
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return self._watch or nullcontext()
+
+    def before_giving_up(self, last_words: Callable[[], None]) -> None:
+        if self._watch:
+            self._watch.last_words = last_words
 
     def remember(self, name: str, text: str) -> None:
         self._job.set(f"keel/{name}", text)
@@ -100,36 +119,43 @@ class Group(Ranks):
                 self._store.set(f"told/{self._num_told}", data)  # type: ignore[arg-type]  # bytes will do
             return _decoded(self._store.get(f"told/{self._num_told}"))
         size = torch.tensor(len(data))
-        dist.broadcast(size, 0)
-        bytes_ = _as_tensor(data) if self.is_main else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(bytes_, 0)
+        with self.waiting():
+            dist.broadcast(size, 0)
+            bytes_ = _as_tensor(data) if self.is_main else torch.empty(int(size), dtype=torch.uint8)
+            dist.broadcast(bytes_, 0)
         return value if self.is_main else _decoded(bytes_.numpy().tobytes())
 
     def gather(self, value: Any) -> list[Any]:
         data = _encoded(value)
         sizes = torch.zeros(self.world_size, dtype=torch.int64)
         sizes[self.rank] = len(data)
-        dist.all_reduce(sizes)
-        padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
-        padded[: len(data)] = _as_tensor(data)
-        received = [torch.empty_like(padded) for _ in range(self.world_size)] if self.is_main else None
-        dist.gather(padded, received, dst=0)
+        with self.waiting():
+            dist.all_reduce(sizes)
+            padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+            padded[: len(data)] = _as_tensor(data)
+            received = [torch.empty_like(padded) for _ in range(self.world_size)] if self.is_main else None
+            dist.gather(padded, received, dst=0)
         return [_decoded(each[:size].numpy().tobytes()) for each, size in zip(received or [], sizes, strict=False)]
 
     def largest(self, value: int) -> int:
         found = torch.tensor(value)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        with self.waiting():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor)
+        with self.waiting():
+            dist.all_reduce(tensor)
         return tensor
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+        with self.waiting():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
-    def tells(self) -> bool:
+    def tells(self, error: BaseException) -> bool:
+        if isinstance(error, LostRank):
+            time.sleep(LAST_WORDS_S)  # whoever has gone first tells why
         if "_store" in self.__dict__:
             with suppress(Exception):  # the store may be gone with the launcher
                 if self._store.add("failed", 1) == 1:
@@ -144,14 +170,15 @@ class Group(Ranks):
         is_ours = isinstance(error, KeelError | KeyboardInterrupt)
         if is_ours or not (isinstance(error, RuntimeError) and _PEER_LOST.search(str(error))):
             return error
-        time.sleep(LAST_WORDS_S)  # whoever has gone first tells why
         reason = str(error).splitlines()[0]
-        lost = WorkerError(f"rank {self.rank} has lost another rank, which died or hangs ({reason[:200]})")
+        lost = LostRank(f"rank {self.rank} has lost another rank ({reason[:200]})")
         lost.__cause__ = error
         return lost
 
     def close(self) -> None:
         if self._is_started:
+            if self._watch:
+                self._watch.end()
             self._is_started = False
             dist.destroy_process_group()
 

@@ -6,13 +6,15 @@ and talks to people. No torch here: a command line is checked before torch is im
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
 class Ranks:
     """One process: whatever is asked of all ranks is what this one says.
 
-    Every method but `remember`, `tells` and `explain` is a meeting: all ranks must call it, in the same order.
+    Every method is a meeting unless it says otherwise: all ranks must call it, in the same order.
     """
 
     rank = 0
@@ -55,7 +57,14 @@ class Ranks:
     def copy_from_main(self, tensors: list[Any]) -> None:
         """Overwrite tensors by those of rank 0."""
 
-    def tells(self) -> bool:
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return the context in which to wait for other ranks by other ways than these methods. No meeting."""
+        return nullcontext()
+
+    def before_giving_up(self, last_words: Callable[[], None]) -> None:
+        """Have this called before the process is ended because another rank hangs. No meeting."""
+
+    def tells(self, error: BaseException) -> bool:
         """Return whether it is for this process to say that the run has failed: the first that fails does."""
         return True
 

@@ -1,0 +1,232 @@
+"""`train.py` as several processes: one folder, one voice, other numbers of ranks, and what happens when one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from src.utils.errors import ConfigError
+from src.utils.launched import check_environment
+from tests.chaos import COMPONENTS, CONFIG, differences
+from tests.conftest import ROOT
+
+FAULT = '''
+import os, signal, time
+from src.trainer.hooks import Hook
+
+class Fault(Hook):
+    """Does `what` on `rank` after `step`, once."""
+
+    def __init__(self, what, rank, step, mark):
+        self.what, self.place, self.mark = what, (rank, step), mark
+
+    def on_step_end(self, trainer):
+        if (trainer.ranks.rank, trainer.progress.step) != self.place or os.path.exists(self.mark):
+            return
+        open(self.mark, "w").close()
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.what == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif self.what == "hang":
+            time.sleep(1000)
+        else:
+            raise ValueError("only here")
+'''
+EXACT = {
+    "model": {"type": "mlp.MLP", "args": {"in_features": 6, "hidden": [16], "out_features": 3}},
+    "loader": {"batch_size": 8},
+    "metrics": ["accuracy", "f1", "roc_auc_score"],
+}
+"""What does not depend on who computes which row: no dropout, no batch norm."""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Path]:
+    """Function that writes a config and returns its path."""
+
+    def write(name: str, **changes: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "noisy.py").write_text(COMPONENTS + FAULT)
+        (folder / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "loader": {"batch_size": 4}, **changes}))
+        return folder / "run.yaml"
+
+    return write
+
+
+def train(config: Path, *words: str, launcher: tuple[str, ...] = (), env: Mapping[str, str] | None = None) -> Any:
+    command = [sys.executable, *launcher, "train.py", "-c", str(config), f"trainer.save_dir={config.parent}", *words]
+    given = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, env=given)
+
+
+def fault(config: Path, what: str, step: int, rank: int = 1) -> str:
+    arguments = f"{{what: {what}, rank: {rank}, step: {step}, mark: {config.parent / what}}}"
+    return f"hooks=[{{type: noisy.Fault, args: {arguments}}}]"
+
+
+def only_run(config: Path) -> Path:
+    (run,) = (config.parent / "chaos").iterdir()
+    return run
+
+
+def content(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+
+
+def status(run: Path) -> dict[str, Any]:
+    return json.loads((run / "status.json").read_text())
+
+
+def test_a_stopped_run_goes_on_with_another_number_of_ranks(make: Callable[..., Path]) -> None:
+    alone, shared = make("alone", **EXACT), make("shared", **EXACT)
+    assert train(alone, "-d", "cpu").returncode == 0
+    stopped = train(shared, "-d", "cpu,cpu", "--bs", "4", fault(shared, "stop", 20))
+    assert stopped.returncode == 143, stopped.stdout + stopped.stderr
+    assert stopped.stdout.count("\nrun ") + stopped.stdout.startswith("run ") == 1, "rank 0 speaks for all"
+    assert "2 processes, 4 rows each: a global batch of 8 rows" in stopped.stdout
+    run = only_run(shared)
+    assert status(run) == {"state": "stopped", "code": 143, "step": 21, "resumable": True}
+    assert content(run)["progress"]["batch"] % 24 == 21 * 2 % 24, "all ranks have agreed on a step"
+
+    resumed = train(shared, "-d", "cpu", "-r", str(run), "--bs", "8", "hooks=[]")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same_run(only_run(alone), only_run(shared))
+
+
+def assert_same_run(alone: Path, shared: Path) -> None:
+    one, several = content(alone), content(shared)
+    assert several["progress"] == one["progress"]
+    assert several["model"].keys() == one["model"].keys(), "no wrapper's name reaches a file"
+    for part in ("model", "ema"):
+        weights = several[part]["model"] if part == "ema" else several[part]
+        for name, value in (one[part]["model"] if part == "ema" else one[part]).items():
+            assert torch.allclose(weights[name], value, atol=1e-5), f"{part} {name}"
+    assert several["monitor"]["best_epoch"] == one["monitor"]["best_epoch"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 2), (2, 1)])
+def test_every_row_counts_once_when_the_global_batch_changes(
+    first: int, second: int, make: Callable[..., Path]
+) -> None:
+    config = make("ranks", **EXACT)
+    words = ["trainer.accumulate_steps=1", "trainer.epochs=2", fault(config, "stop", 5, rank=0)]
+    assert train(config, "-d", ",".join(["cpu"] * first), *words).returncode == 143
+    run = only_run(config)
+    seen = content(run)["progress"]["samples"]
+    resumed = train(config, "-d", ",".join(["cpu"] * second), "-r", str(run), *words)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"global batch  {8 * first} -> {8 * second}" in resumed.stdout
+    assert 0 < seen < 2 * 192 == content(run)["progress"]["samples"]
+
+
+def test_a_killed_rank_is_started_again_and_nothing_is_lost(make: Callable[..., Path]) -> None:
+    calm, killed = make("calm"), make("killed")
+    assert train(calm, "-d", "cpu,cpu").returncode == 0
+    ended = train(killed, "-d", "cpu,cpu", "trainer.parallel.max_restarts=2", fault(killed, "kill", 14))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "going on after step 12" in ended.stdout
+    assert not differences(only_run(calm), only_run(killed))
+    assert "lost" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.full
+def test_twenty_kills_of_twenty_end_as_if_nothing_had_happened(make: Callable[..., Path]) -> None:
+    calm, draw = make("calm"), random.Random(3)
+    assert train(calm, "-d", "cpu,cpu").returncode == 0
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2")
+    for number in range(20):
+        killed, place = make(f"killed-{number}"), {"step": draw.randint(1, 35), "rank": draw.randint(0, 1)}
+        launcher = () if number % 2 else (*torchrun, "--standalone")
+        words = ["-d", "cpu,cpu", "trainer.parallel.max_restarts=2"] if number % 2 else ["-d", "cpu"]
+        ended = train(killed, *words, fault(killed, "kill", **place), launcher=launcher)
+        assert ended.returncode == 0, f"{place}: {ended.stdout + ended.stderr}"
+        assert not differences(only_run(calm), only_run(killed)), place
+
+
+def test_the_rank_that_fails_is_the_one_that_speaks(make: Callable[..., Path]) -> None:
+    config = make("fails")
+    ended = train(config, "-d", "cpu,cpu", fault(config, "fail", 5))
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback") == 1
+    assert ended.stderr.rstrip().endswith("ValueError: only here")
+    run = only_run(config)
+    assert "ValueError: only here" in (run / "rank1.log").read_text(), "each rank has a log of its errors"
+    assert status(run)["state"] == "failed"
+
+
+@pytest.mark.full
+def test_a_rank_that_is_killed_for_good_is_named(make: Callable[..., Path]) -> None:
+    config = make("killed")
+    ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5))
+    assert ended.returncode == 7
+    assert ended.stderr.splitlines()[-1].startswith("error: rank 1 was killed by SIGKILL")
+    assert status(only_run(config)) == {"state": "failed", "code": 7, "step": 4, "resumable": True}
+
+
+@pytest.mark.full
+def test_a_rank_that_hangs_is_named_with_its_line(make: Callable[..., Path]) -> None:
+    config = make("hangs")
+    ended = train(config, "-d", "cpu,cpu", "trainer.parallel.timeout=5", fault(config, "hang", 5))
+    assert ended.returncode == 7
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: rank 1 hangs in ") and "(on_step_end)" in line and "5 s" in line
+    assert status(only_run(config))["code"] == 7
+
+
+@pytest.mark.full
+def test_sigterm_to_the_job_saves_and_leaves_with_its_code(make: Callable[..., Path]) -> None:
+    config = make("job")
+    command = [sys.executable, "train.py", "-c", str(config), f"trainer.save_dir={config.parent}", "-d", "cpu,cpu"]
+    job = subprocess.Popen(
+        [*command, "trainer.epochs=10000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert job.stdout is not None
+    while "epoch" not in job.stdout.readline():
+        pass
+    job.send_signal(signal.SIGTERM)
+    rest = job.communicate(timeout=60)[0]
+    assert job.returncode == 143, rest
+    assert status(only_run(config))["state"] == "stopped"
+    assert content(only_run(config))["progress"]["step"] == status(only_run(config))["step"]
+
+
+@pytest.mark.full
+def test_ranks_with_different_configs_are_refused(make: Callable[..., Path]) -> None:
+    config = make("differs")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
+    script = 'exec "$0" train.py "$@" optimizer.args.lr=0.0$((RANK + 1))'
+    command = [sys.executable, *launcher, "bash", "-c", script, sys.executable, "-c", str(config), "-d", "cpu"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert ended.returncode != 0
+    assert "error: rank 1's config differs from rank 0's: optimizer.args.lr: 0.01 -> 0.02" in ended.stderr
+    assert not (config.parent / "chaos").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK is set and MASTER_ADDR, MASTER_PORT are not"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"),
+        (
+            {"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "RANK must be a whole number, found 'x'",
+        ),
+    ],
+)
+def test_half_an_environment_is_refused(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_environment(environment)
