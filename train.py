@@ -17,7 +17,7 @@ from src.config.command_line import Arguments, parse_training
 from src.config.mistakes import placed
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
-from src.utils.launched import find_ranks
+from src.utils.launched import find_ranks, is_launched
 from src.utils.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     from src.compat.detect import is_classical
 
     if is_classical(argv):
+        if is_launched():
+            raise ConfigError("torchrun: starts no projects of pytorch-template; they train in one process")
         from src.compat.run import train as train_theirs
 
         return train_theirs(argv)

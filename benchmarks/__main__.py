@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, others, steps
+from benchmarks import commands, others, ranks, steps
 from benchmarks.picture import picture
 from benchmarks.timing import Row
 from src.utils.host_memory import keep_freed_memory
@@ -31,6 +31,7 @@ GROUPS = (
     steps.lenet_epoch,
     steps.tabular_epoch,
     steps.evaluation,
+    ranks.two_ranks,
     commands.saving,
     commands.saving_in_background,
     commands.help_seconds,

@@ -56,7 +56,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
     found = {name: SCENARIOS[name](ranks, folder) for name in names}
     if ranks.is_main:
         torch.save(found, folder / f"found-by-{ranks.world_size}.pt")
-    ranks.close()
+    ranks.leave(0)
 
 
 class Classified(Dataset[tuple[Tensor, Tensor]]):

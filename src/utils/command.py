@@ -30,12 +30,21 @@ def run_command(main: Callable[[], int]) -> int:
     The traceback is shown with `--traceback`, and always for errors that are no `KeelError`: those are bugs. What the
     machine has no more of (memory, disk, open files) is told like a `KeelError`.
     """
+    code = _run(main)
+    ranks = current_ranks()
+    if code in FINAL:
+        ranks.remember("code", str(code))
+    ranks.leave(code)
+    return code
+
+
+def _run(main: Callable[[], int]) -> int:
     try:
-        return _finished(main())
+        return main()
     except KeyboardInterrupt:
         if current_ranks().is_main:
             print("stopped at once; the last checkpoint is whole", file=sys.stderr)
-        return _finished(128 + signal.SIGINT)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -45,23 +54,16 @@ def run_command(main: Callable[[], int]) -> int:
         if not ranks.tells(told):
             return exit_code(told)
         if not isinstance(told, KeelError):
-            raise
+            if ranks.is_alone:
+                raise
+            sys.excepthook(*sys.exc_info())  # torch's says of which rank it is
+            return exit_code(told)
         if "--traceback" in sys.argv:
             traceback.print_exc()
         else:
             for line in str(told).splitlines():
                 print(f"error: {line}", file=sys.stderr)
-        return _finished(told.exit_code)
-
-
-def _finished(code: int) -> int:
-    """Return `code`, and let no launcher start the processes of this run again where that would change nothing."""
-    ranks = current_ranks()
-    if code in FINAL:
-        ranks.remember("code", str(code))
-    if code == 0:
-        ranks.close()
-    return code
+        return told.exit_code
 
 
 def exit_code(error: BaseException) -> int:

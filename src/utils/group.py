@@ -6,9 +6,12 @@ through gloo on the host; gradients travel through NCCL where the device is a GP
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
+import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -175,12 +178,17 @@ class Group(Ranks):
         lost.__cause__ = error
         return lost
 
-    def close(self) -> None:
-        if self._is_started:
-            if self._watch:
-                self._watch.end()
-            self._is_started = False
+    def leave(self, code: int) -> None:
+        if self._watch:
+            self._watch.end()
+        if self._is_started and code == 0:
             dist.destroy_process_group()
+        # Threads inside torch abort an interpreter that takes itself apart, now and then.
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
 
 
 def _meet(job: Store, rank: int, world_size: int) -> str:

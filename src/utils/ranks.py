@@ -72,8 +72,8 @@ class Ranks:
         """Return what a user is told in place of `error`, where it only says that another rank has gone."""
         return error
 
-    def close(self) -> None:
-        """Leave the others in good order."""
+    def leave(self, code: int) -> None:
+        """End this process, if there are others; in good order if `code` is 0."""
 
 
 ALONE = Ranks()

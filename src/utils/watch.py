@@ -43,7 +43,8 @@ class Watch:
         self._main = threading.get_ident()
         self._is_over = threading.Event()
         self.store.set(self._keys[rank], "0")
-        threading.Thread(target=self._run, name="watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> None:
         self._num_meetings += 1
@@ -57,6 +58,7 @@ class Watch:
     def end(self) -> None:
         """Look no longer."""
         self._is_over.set()
+        self._thread.join(timeout=10.0)
 
     def _run(self) -> None:
         with suppress(RuntimeError):  # the store has gone, and with it the launcher, which ends this process
