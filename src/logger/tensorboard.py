@@ -34,6 +34,7 @@ def check_installed() -> None:
         )
 
 
+@lru_cache(maxsize=4096)
 def part_and_tag(name: str) -> tuple[str, str]:
     """Folder and chart of a value: `val/loss` is `loss` in `val`; what belongs to no part is shown with `train`."""
     part, _, tag = name.partition("/")
