@@ -25,6 +25,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", metavar="PART", help="which part to evaluate: test (default), val, train, test_...")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     parser.add_argument("--predict", metavar="FILE", help="write predictions for this part as .csv or .jsonl")
+    parser.add_argument(
+        "--slice", action="append", default=[], metavar="COLUMN", help="report by the values of this column too"
+    )
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -39,11 +42,13 @@ def main(argv: Sequence[str]) -> int:
         return test_theirs(argv)
     options = parse(argv)
 
+    from src.data.split import column_of
     from src.saved_run import SavedRun
     from src.trainer.evaluate import evaluate, predict
     from src.trainer.predictions import output_kind, prediction_tables, write_tables
     from src.trainer.rehearse import describe_length
     from src.trainer.report import KeptMeters, write_report
+    from src.trainer.report_pictures import HINT, has_matplotlib
     from src.utils.paths import shown_path
 
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
@@ -66,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
         count = write_tables(Path(options.predict), prediction_tables(loader.part, outputs, kind, names))
         print(f"{count} predictions of {name} written to {options.predict}")
         return 0
+    for column in options.slice:
+        column_of(loader.part.dataset, column, "--slice")  # a wrong one is told before the work
     meters = KeptMeters(experiment.metrics, run.device)
     progress = run.state["progress"]
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp, epoch=progress["epoch"])
@@ -77,7 +84,16 @@ def main(argv: Sequence[str]) -> int:
     )
     report = run.path / "report" / ("index.html" if name == "test" else f"{name}.html")
     intervals = write_report(
-        report, run.path, title, subtitle, loader.part, experiment.task, meters, values, run.class_names
+        report,
+        run.path,
+        title,
+        subtitle,
+        loader.part,
+        experiment.task,
+        meters,
+        values,
+        run.class_names,
+        options.slice,
     )
     print(f"{name} of {shown_path(run.path)}, {at}: {describe_length(loader.part)} rows")
     width = max(map(len, values))
@@ -85,6 +101,8 @@ def main(argv: Sequence[str]) -> int:
         low, high = intervals.get(key, (math.nan, math.nan))
         print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
     print(f"report: {shown_path(report)}")
+    if not has_matplotlib():
+        print(HINT)
     return 0
 
 
