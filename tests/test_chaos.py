@@ -119,6 +119,7 @@ def test_a_save_cut_at_every_single_call_leaves_the_old_or_the_new_state_whole(
         assert torch.equal(found["model"]["weight"], state(step)["model"]["weight"])
         best = load_checkpoint(folder / "best.pt")["progress"]["step"]
         assert best == (4 if step == 4 else 1), "best follows the commit"
+        assert load_checkpoint(folder / "last.pt")["progress"]["step"] == step, "and so does last"
         assert not list(folder.glob(".tmp-*"))
         store.save(state(5), 5, is_best=False)
         assert {path.name for path in folder.glob("step-*")} <= {

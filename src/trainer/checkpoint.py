@@ -59,8 +59,13 @@ class CheckpointStore:
                 path.unlink()  # never committed
             else:
                 self._end_swap(path)
+        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
+        for newest in (path.with_suffix(".pt") for path in manifests[:1]):
+            last = self.folder / "last.pt"
+            if not (last.exists() and last.samefile(newest)) and is_whole(newest):
+                self._link(newest, "last.pt")
         best = read_manifest(self.folder / "best.json")
-        for manifest_path in sorted(self.folder.glob("step-*.json"), reverse=True):
+        for manifest_path in manifests:
             manifest = read_manifest(manifest_path)
             if manifest and manifest.get("is_best"):
                 path = manifest_path.with_suffix(".pt")
