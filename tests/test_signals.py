@@ -21,6 +21,7 @@ from src.trainer.trainer import Trainer
 from src.utils.errors import ConfigError
 from src.utils.paths import PROJECT_ROOT
 from src.utils.signals import StopSignals
+from tests.chaos import count_orphans, differences, final_run, finish, output_of, prepare, start
 from tests.trainer_kit import assert_same_weights, make_trainer, weights
 
 ASKING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
@@ -150,3 +151,82 @@ def test_a_signal_to_the_whole_process_group_saves_once_and_leaves_no_process(
             os.killpg(process.pid, 0)
             time.sleep(0.05)
     assert "Traceback" not in output.read_text()
+
+
+ASKING_COMPONENTS = """
+import os
+import pathlib
+
+from tests import trainer_kit
+
+PLACE, NUMBER, FOLDER = os.environ.get("ASK_AT"), int(os.environ.get("ASK_SIGNAL", 0)), pathlib.Path(__file__).parent
+
+
+def ask(place, is_time):
+    if place == PLACE and is_time and not (FOLDER / "asked").exists():
+        (FOLDER / "asked").touch()
+        os.kill(int(os.environ["ASK_WHOM"]), NUMBER)
+
+
+class NoisyRows(trainer_kit.NoisyRows):
+    def __getitem__(self, row):
+        ask("data", row == 100)
+        return super().__getitem__(row)
+
+
+class DropoutNet(trainer_kit.DropoutNet):
+    num_trained = 0
+
+    def forward(self, x):
+        DropoutNet.num_trained += self.training  # averages are kept by a copy, which counts as well
+        ask("step", self.training and self.num_trained == 9)
+        ask("evaluation", not self.training and self.num_trained > 9)
+        return super().forward(x)
+
+    def state_dict(self, *args, **kwargs):
+        ask("save", self.num_trained > 9)
+        return super().state_dict(*args, **kwargs)
+"""
+
+
+def start_asking(folder: Path, place: str | None, number: int, workers: int) -> int:
+    (folder / "noisy.py").write_text(ASKING_COMPONENTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASK_AT", place or "")
+        patch.setenv("ASK_SIGNAL", str(int(number)))
+        main = os.getpid  # of the process that `start` forks
+        patch.setattr(os, "setsid", lambda: os.environ.__setitem__("ASK_WHOM", str(main())))
+        return start(folder, workers)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = prepare(tmp_path_factory.mktemp("signals") / "straight")
+    assert finish(start_asking(folder, None, 0, 0), 60) == 0, output_of(folder)
+    return final_run(folder)
+
+
+PLACES = ["data", "step", "evaluation", "save"]
+CELLS = [(place, number, workers) for workers in (0, 2) for place in PLACES for number in ASKING]
+QUICK = [(place, ASKING[turn], 2 * (turn % 2)) for turn, place in enumerate(PLACES)]
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "workers"),
+    [cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.full) for cell in CELLS],
+)
+def test_whatever_a_run_is_doing_it_saves_leaves_with_its_code_and_ends_later_as_if_it_had_not_been_asked(
+    place: str, number: signal.Signals, workers: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = prepare(tmp_path / "asked")
+    code = finish(start_asking(folder, place, number, workers), 60)
+    assert code == (130 if number == signal.SIGINT else 143), output_of(folder)
+    assert (folder / "asked").exists()
+    run = final_run(folder)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["code"]) == ("stopped", code)
+    saved = open_checkpoint(run)[1]["progress"]["step"]
+    assert saved == status["step"] > 0
+    assert finish(start_asking(folder, place, number, 2 - workers), 60) == 0, output_of(folder)
+    assert differences(undisturbed, run) == []
+    assert count_orphans(folder) == 0
