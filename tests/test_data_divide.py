@@ -234,6 +234,25 @@ def test_a_part_keeps_its_rows_when_others_are_added_behind(count: int, added: i
     assert keep_rows(fingerprint(grown), grown) == 0
 
 
+class Wide(Arrays):
+    """Rows of 4 MiB; says how many bytes were read at once."""
+
+    most = 0
+
+    def read_batch(self, rows: Tensor) -> Any:
+        batch = super().read_batch(rows)
+        self.most = max(self.most, batch.nbytes)
+        return batch
+
+
+def test_rows_larger_than_memory_together_are_hashed_a_few_at_a_time() -> None:
+    data = Wide(torch.zeros(1, 1 << 20).expand(40, -1))
+    parts = make_parts({"train": data}, SplitSettings(val=0.2))
+    fingerprint(parts)
+    assert len(row_hashes(data, torch.arange(40))) == 40
+    assert 0 < data.most <= 1 << 24
+
+
 def test_a_run_that_goes_on_with_other_rows_is_refused_and_testing_says_so() -> None:
     values = torch.arange(30.0).unsqueeze(1)
     split = SplitSettings(val=0.2, test=0.2)

@@ -19,7 +19,8 @@ from src.utils.seed import forked_rng
 
 log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS, CHUNK_BYTES = 4096, 1 << 24
+"""What is read at once at most."""
 AT_START, AT_CHECK = 1 << 26, 1 << 30
 """Bytes of inputs that are looked at to find overlaps, of each part: when a run starts, and when it is only checked."""
 MAX_ROWS_AT_START = 50_000
@@ -47,11 +48,18 @@ def row_hashes(dataset: Any, rows: Tensor) -> np.ndarray[Any, Any]:
     Raises:
         DataError: The inputs are nothing that can be hashed.
     """
+    if not len(rows):
+        return np.zeros(0, dtype=np.int64)
+    size = max(1, min(CHUNK_ROWS, CHUNK_BYTES // _row_bytes(dataset, rows)))
     with forked_rng(0):
-        hashes = [
-            hash_code(content) for chunk in torch.split(rows, CHUNK_ROWS) for content in _contents(dataset, chunk)
-        ]
-    return np.array(hashes, dtype=np.int64)
+        chunks = (_contents(dataset, chunk) for chunk in torch.split(rows, size))
+        return np.array([hash_code(content) for chunk in chunks for content in chunk], dtype=np.int64)
+
+
+def _row_bytes(dataset: Any, rows: Tensor) -> int:
+    """Return how large the inputs of the first of `rows` are: what bounds how many are read at once."""
+    with forked_rng(0):
+        return max(1, sum(getattr(column, "nbytes", 64) for column in _columns(dataset, rows[:1])))
 
 
 def _contents(dataset: Any, rows: Tensor) -> Iterable[bytes]:
@@ -179,8 +187,7 @@ def find_overlaps(parts: Mapping[str, Part], max_bytes: int, fast_only: bool) ->
 def _hashed_rows(part: Part, max_bytes: int, at_start: bool) -> tuple[Tensor, np.ndarray[Any, Any]]:
     """Return the numbers of the rows that are looked at, and their hashes."""
     rows = part.row_ids()
-    row_bytes = sum(getattr(column, "nbytes", 64) for column in _columns(part.dataset, rows[:1]))
-    limit = max_bytes // max(1, row_bytes)
+    limit = max_bytes // _row_bytes(part.dataset, rows)
     if at_start:
         limit = min(limit, MAX_ROWS_AT_START)
     if len(rows) > limit:
@@ -204,8 +211,11 @@ def fingerprint(parts: Mapping[str, Part]) -> dict[str, Any]:
 
 def _fingerprint(part: Part) -> dict[str, Any]:
     rows = part.row_ids()
-    some = rows[torch.linspace(0, len(rows) - 1, min(len(rows), 64 if is_fast(part.dataset) else 8)).long()]
     try:
+        count = min(
+            len(rows), 64 if is_fast(part.dataset) else 8, max(1, CHUNK_BYTES // _row_bytes(part.dataset, rows))
+        )
+        some = rows[torch.linspace(0, len(rows) - 1, count).long()]
         content = hash_code(row_hashes(part.dataset, some).tobytes())
         if content != hash_code(row_hashes(part.dataset, some).tobytes()):
             content = 0  # never twice the same
