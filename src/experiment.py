@@ -36,6 +36,7 @@ from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE, Ranks
+from src.utils.secrets import masked
 
 
 @dataclass
@@ -207,7 +208,7 @@ def build_trainer(
         device=device,
         memory={"data": DataMemory(experiment.parts), **task_memory(experiment.task, device, ranks)},
         record={
-            "config": config.as_dict(),
+            "config": masked(config.as_dict()),
             "config_folder": folder_to_record(),
             "parts": fingerprint(experiment.parts),
         },

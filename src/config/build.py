@@ -21,6 +21,7 @@ from src.config.signatures import hints_of
 from src.data.part import Part
 from src.data.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
+from src.utils.secrets import is_hidden
 
 
 def build(
@@ -44,6 +45,12 @@ def build(
     """
     target = find(kind, component.type)
     given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
+    for key, value in given.items():
+        if is_hidden(value):
+            raise ConfigError(
+                f"{kind} {component.type}: `{key}` holds a secret, which runs do not keep; give it again, best as "
+                f"${{env:NAME}}{_written_at(component)}"
+            )
     if kind in ("model", "module"):
         given = {name: _with_modules(value) for name, value in given.items()}
     given = _with_tensors(target, {**_wanted(target, provided, given), **given})

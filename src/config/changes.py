@@ -10,8 +10,8 @@ from typing import Any
 from src.config.load import config_from_dict
 from src.config.mistakes import KeyPath, dotted, found, printable
 from src.config.settings import Config
-from src.logger.secrets import masked
 from src.utils.errors import CheckpointError
+from src.utils.secrets import masked
 
 HARMLESS = (
     r"name|tune\b.*|logger\b.*|trainer\.(save_dir|device|keep|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"

@@ -15,13 +15,14 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from src.data.collate import collate_samples
 from src.data.on_array import as_transform
 from src.utils.command import shortage
-from src.utils.errors import DataError, KeelError
+from src.utils.errors import DataError, KeelError, WorkerError
 from src.utils.seed import forked_rng, mix_seed, seed_host
 
 Collate = Callable[[list[Any]], Any]
 
 ROW_STREAM, BATCH_STREAM, ORDER_STREAM, LOADER_STREAM = range(4)
 """First number of every seed drawn in this room, so that rows, batches and orders never share a stream."""
+SHARED_MEMORY_IS_FULL = "shared memory is full: see `df /dev/shm`; use fewer loader.num_workers, or docker's --shm-size"
 
 
 class Part:
@@ -171,6 +172,8 @@ class Part:
         """Return what a user is told when `error` came up while reading rows `numbers` of the dataset."""
         if shortage(error) or (isinstance(error, KeelError) and not isinstance(error, DataError)):
             return error
+        if "unable to allocate shared memory" in str(error):  # what workers hand batches over in
+            return WorkerError(f"{self.name} {shown_rows(numbers)}: {SHARED_MEMORY_IS_FULL}")
         reason = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         if isinstance(error, IndexError) and hasattr(self.dataset, "__len__"):
             reason += f"; the dataset says that it has {len(self.dataset)} rows"

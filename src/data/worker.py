@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data._utils import signal_handling
 
-from src.data.part import Collate, Part, shown_rows
+from src.data.part import SHARED_MEMORY_IS_FULL, Collate, Part, shown_rows
 from src.utils.command import shortage
 from src.utils.errors import KeelError, ResourceError, WorkerError
 
@@ -214,7 +214,7 @@ def worker_error(
 
 def _advice(killer: int, text: str) -> str:
     if killer == signal.SIGBUS or "shared memory" in text:
-        return "shared memory is full: see `df /dev/shm`; use fewer loader.num_workers, or docker's --shm-size"
+        return SHARED_MEMORY_IS_FULL
     if killer == signal.SIGKILL:
         return "often memory ran out: use fewer loader.num_workers or a smaller loader.prefetch_factor"
     return "loader.num_workers=0 shows the error in the training process"

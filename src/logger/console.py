@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from src.utils.paths import shown_path
+from src.utils.secrets import masked_text
 
 LOG = logging.getLogger("src")
 """Parent of the loggers of all rooms; entry scripts write to it."""
@@ -28,7 +29,7 @@ class PlainFormatter(logging.Formatter):
     """Shows control characters as text, so that no name can move the cursor or pretend to be another line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], super().format(record))
+        text = _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], masked_text(super().format(record)))
         if record.levelno >= logging.WARNING and self._fmt == "%(message)s":
             text = f"{record.levelname.lower()}: {text}"
         return text.replace("\n", "\n  ")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from src.logger.csv_file import CSVFile
-from src.logger.secrets import masked
 from src.logger.settings import LoggerSettings
 from src.logger.tensorboard import TensorBoard, check_installed
+from src.utils.secrets import masked
 
 LOG = logging.getLogger(__name__)
 

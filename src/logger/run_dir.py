@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from src.logger.secrets import masked, masked_command
 from src.utils.errors import ConfigError
 from src.utils.paths import PROJECT_ROOT, shown_path
+from src.utils.secrets import masked, masked_command
 
 LOG = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class RunDir:
             parent.mkdir(parents=True, exist_ok=True)
             if not parent.resolve().is_relative_to(save_dir.resolve()):
                 raise ConfigError(f"trainer.save_dir: {shown_path(parent)} is a link that leads out of {save_dir}")
-            run = cls(new_folder(parent))
+            run = cls(_new_folder(parent))
             run.checkpoints.mkdir()
         except (FileExistsError, NotADirectoryError) as error:
             file = next(path for path in (parent, *parent.parents) if path.exists())
@@ -201,9 +201,8 @@ class RunDir:
         write_file(path, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
 
 
-def new_folder(parent: Path, prefix: str = "") -> Path:
-    """Make a folder `parent/prefixMMDD_HHMMSS[-2]` that nobody else has, also when many start in the same second."""
-    start = f"{prefix}{time.strftime('%m%d_%H%M%S')}"
+def _new_folder(parent: Path) -> Path:
+    start = time.strftime("%m%d_%H%M%S")
     number = 1
     while True:
         path = parent / (start if number == 1 else f"{start}-{number}")

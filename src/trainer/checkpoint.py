@@ -28,6 +28,7 @@ from src.trainer.plain import check_plain
 from src.utils.direct_file import CHUNK_BYTES, DirectFile, sync_folder
 from src.utils.errors import CheckpointError, ResourceError
 from src.utils.paths import shown_path
+from src.utils.torch_version import check_torch
 from src.utils.zip_sums import SummedZip
 
 FORMAT = 1
@@ -187,12 +188,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Missing, damaged, not a checkpoint, or made by a newer version.
     """
+    check_torch(torch.__version__)
     where = shown_path(path)
     if not path.is_file():
         raise CheckpointError(f"{where}: {'not a plain file' if path.exists() else 'no such file'}")
     _check_whole(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            if not archive.infolist():
+                raise zipfile.BadZipFile("holds nothing")
             if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
                 raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:

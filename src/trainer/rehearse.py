@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +24,7 @@ from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
+log = logging.getLogger(__name__)
 
 
 def rehearse(
@@ -44,6 +47,7 @@ def rehearse(
         return  # it trains in a way of its own, which is not tried here: that would change the weights
     batch = to_device(loader.peek(NUM_ROWS), device)
     with forked_rng(), evaluating(model), undisturbed(task), torch.no_grad(), _LastLayer(model) as last:
+        norms = _BatchNorms(model)
         try:
             task.begin(loader.part.name, 0)
             with warnings.catch_warnings():
@@ -55,6 +59,9 @@ def rehearse(
             if shortage(error) or no_deterministic_form(error):
                 raise
             raise DataError(f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}") from error
+        finally:
+            norms.remove()
+    norms.check(loader)
     _check_labels(task, loader.part, output, arguments or {})
     _check_broadcast(task, loader.part, output, batch)
     if not torch.isfinite(output.loss):
@@ -81,6 +88,42 @@ def _check_broadcast(task: Task, part: Part, output: StepOutput, batch: Any) -> 
             f"{list(targets.shape)} to {losses[0].item():.4g}; with equal shapes it is "
             f"{losses[1].item():.4g}; make them equal"
         )
+
+
+class _BatchNorms:
+    """Notes the batch norms that get one value a channel from each row: a batch of one row has no spread for them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._found: list[str] = []
+        self._hooks = [
+            module.register_forward_pre_hook(partial(self._look, name))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _look(self, name: str, norm: nn.Module, inputs: Any) -> None:
+        is_frozen = any(True for _ in norm.parameters()) and not any(each.requires_grad for each in norm.parameters())
+        if isinstance(inputs[0], Tensor) and inputs[0].numel() == math.prod(inputs[0].shape[:2]) and not is_frozen:
+            self._found.append(f"{name} ({type(norm).__name__})")
+
+    def check(self, loader: Loader) -> None:
+        """Refuse to train with a last batch of one row, at which torch would raise at the end of the first epoch.
+
+        Raises:
+            DataError: Names the layer, and what to change.
+        """
+        part, settings = loader.part, loader.settings
+        if not self._found or part.name != "train" or part.is_iterable or settings.drop_last:
+            return
+        if settings.sampler is None and settings.batch_sampler is None and len(part) % loader.batch_size == 1:
+            raise DataError(
+                f"{part.name}: {len(part)} rows in batches of {loader.batch_size} leave a last batch of 1 row, of "
+                f"which {self._found[0]} can learn no spread; use loader.drop_last=true or another loader.batch_size"
+            )
 
 
 class _LastLayer:
@@ -136,6 +179,13 @@ def _check_labels(task: Task, part: Part, output: StepOutput, arguments: Mapping
         return
     labels, num_classes = part.targets(), output.outputs.shape[1]
     if labels.dim() == 1 and not labels.is_floating_point():
+        if bool((labels == criterion.ignore_index).all()):
+            raise DataError(
+                f"{part.name}: no row has a label: all are {criterion.ignore_index}, which {type(criterion).__name__} "
+                "leaves out; the loss would be nan"
+            )
+        if part.name == "train" and bool((labels == labels[0]).all()):
+            log.warning("data   all labels of %s are %d: there is nothing to tell apart", part.name, int(labels[0]))
         wrong = ((labels < 0) | (labels >= num_classes)) & (labels != criterion.ignore_index)
         if wrong.any():
             first = int(wrong.nonzero()[0])

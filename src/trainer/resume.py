@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import stat
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,8 +14,10 @@ from torch import Tensor, nn
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.utils.errors import CheckpointError
+from src.utils.paths import shown_path
 from src.utils.ranks import Ranks
 
+log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before names."""
 
@@ -27,8 +32,12 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
         CheckpointError: No such run or checkpoint, or it is damaged.
     """
     if path.is_file():
+        _warn_of_others(path)
         folder = path.resolve().parent
-        return (folder.parent if folder.name == "checkpoints" else folder), load_checkpoint(path)
+        if folder.name != "checkpoints":
+            return folder, load_checkpoint(path)
+        _check_links(folder.parent)
+        return folder.parent, load_checkpoint(path)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
         siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -36,9 +45,34 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
         hint = f"; did you mean {close[0]}?" if close else "; give a run directory or a checkpoint file"
         raise CheckpointError(f"{path}: no such run{hint}")
     run_dir = folder.parent if folder.name == "checkpoints" else folder
+    _warn_of_others(folder)
+    _check_links(run_dir)
     if which == "last" or (which == "best" and not (folder / "best.pt").exists()):
         return run_dir, CheckpointStore(folder).newest()[1]
     return run_dir, load_checkpoint(folder / (which if which.endswith(".pt") else f"{which}.pt"))
+
+
+def _warn_of_others(path: Path) -> None:
+    """Say that somebody else could have changed what is about to be read."""
+    status = path.stat()
+    if status.st_uid not in (0, os.getuid()):
+        log.warning("%s belongs to another user, who may have changed it", shown_path(path))
+    elif status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        log.warning("%s can be changed by every user of this machine: chmod o-w", shown_path(path))
+
+
+def _check_links(run_dir: Path) -> None:
+    """Refuse a run in which something is a link to a place outside: a run that goes on would write there.
+
+    Raises:
+        CheckpointError: Names the link.
+    """
+    home = run_dir.resolve()
+    for found in (each for pattern in ("*", "*/*", "*/*/*") for each in run_dir.glob(pattern)):
+        if found.is_symlink() and not found.resolve().is_relative_to(home):
+            raise CheckpointError(
+                f"{shown_path(found)}: is a link that leads out of the run; put the file itself there"
+            )
 
 
 def open_together(path: Path, ranks: Ranks) -> tuple[Path, dict[str, Any]]:

@@ -110,7 +110,6 @@ class Step:
             for optimizer in self.optimizers.values():
                 optimizer.step()
             return
-        free_cached_memory(self.device)
         self._update(batches)
 
     def _update(self, batches: Sequence[Any]) -> None:

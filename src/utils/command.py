@@ -12,6 +12,7 @@ from collections.abc import Callable
 from src.utils.deterministic import no_deterministic_form
 from src.utils.errors import KeelError, ResourceError
 from src.utils.ranks import current_ranks
+from src.utils.secrets import masked_text
 
 FINAL = (2, 3, 4, 6, 130, 143)
 """Exit codes after which the same processes would only do the same again, or were asked to stop."""
@@ -62,7 +63,7 @@ def _run(main: Callable[[], int]) -> int:
             traceback.print_exc()
         else:
             for line in str(told).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+                print(f"error: {masked_text(line)}", file=sys.stderr)
         return told.exit_code
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from src.utils.errors import ConfigError
 from src.utils.nested import with_parts
 from src.utils.ranks import ALONE, Ranks
+from src.utils.torch_version import check_torch
 
 
 def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
@@ -21,6 +22,7 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     Raises:
         ConfigError: There is no such device on this machine.
     """
+    check_torch(torch.__version__)
     names = split_devices(name)
     if ranks.local_rank >= len(names) > 1:
         raise ConfigError(f"device: {name}: {len(names)} devices, and there is a process number {ranks.local_rank + 1}")
