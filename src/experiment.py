@@ -29,6 +29,7 @@ from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
 from src.trainer.memory import TaskMemory
 from src.trainer.profile import standard_traces
+from src.trainer.rehearse import size_lazy_layers
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.step import needs_closure
 from src.trainer.task import Criterion, Task
@@ -78,11 +79,12 @@ def build_experiment(
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": TrainingData(parts["train"]), "loader": length}
     model = available["model"] = build_model(config.model, available).to(device)
-    freezing = Freezing(model, config.parameters.freeze)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
     measures = {name: build("metrics", part, available=available) for name, part in config.metrics.items()}
     metrics = MetricSet(measures, getattr(parts["train"].dataset, "class_names", None))
     task = build("task", config.task, available=available, criterion=criterion)
+    size_lazy_layers(task, model, loaders["train"], device)
+    freezing = Freezing(model, config.parameters.freeze)
     return Experiment(parts, loaders, model, task, metrics, freezing, available, made_with(config.model))
 
 

@@ -36,18 +36,19 @@ from src.utils.paths import shown_path
 from src.utils.seed import forked_rng
 
 
-def load_model(run: str | Path, which: str = "best", device: str = "cpu") -> nn.Module:
+def load_model(run: str | Path, which: str = "best", device: str = "cpu", trust: Sequence[str] = ()) -> nn.Module:
     """Return the trained model of a run, ready to be called: in evaluation mode, on the CPU unless you say otherwise.
 
     Args:
         run: Run directory or checkpoint file.
         which: Of a run directory: `best`, `last`, or a file name.
         device: `cpu`, `cuda`, `auto`, ...
+        trust: Packages, or folders such as `theirs/`, outside the project whose classes the run's config may name.
 
     Raises:
         CheckpointError: No such run, or it is damaged. Nothing but tensors and plain data is ever read from it.
     """
-    return SavedRun(run, which, (f"trainer.device={device}",)).model.eval()
+    return SavedRun(run, which, (f"trainer.device={device}",), trust).model.eval()
 
 
 class SavedRun:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from src.data.loader import Loader
 from src.data.part import Part
@@ -25,6 +26,22 @@ from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
 log = logging.getLogger(__name__)
+
+
+def size_lazy_layers(task: Task, model: nn.Module, loader: Loader, device: torch.device) -> None:
+    """Let layers such as `nn.LazyLinear` take their sizes, and their first weights, from a batch.
+
+    Raises:
+        DataError: The data do not fit the model.
+    """
+    if not any(is_lazy(value) for value in [*model.parameters(), *model.buffers()]):
+        return
+    args, kwargs, _ = task.open(to_device(loader.peek(NUM_ROWS), device))
+    with evaluating(model), torch.no_grad():
+        try:
+            model(*args, **kwargs)
+        except Exception as error:
+            raise DataError(f"{loader.part.name}: the model's lazy layers find no size: {error}") from error
 
 
 def rehearse(
