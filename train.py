@@ -18,7 +18,7 @@ from src.config.mistakes import placed
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
 from src.utils.launched import find_ranks, is_launched
-from src.utils.ranks import Ranks
+from src.utils.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from src.config.settings import Config
@@ -64,7 +64,7 @@ def check_or_train(
     if arguments.check:
         from src.check import check
 
-        for line in check(config, run_dir, state, arguments.allowed):
+        for line in check(config, run_dir, state, arguments.allowed, pretended(arguments.world_size)):
             print(line)
         return 0
     if (arguments.folds or arguments.seeds) and ("," in config.trainer.device or not ranks.is_alone):
@@ -96,6 +96,15 @@ def served(config: Config) -> AbstractContextManager[None]:
     from src.utils.paths import project_path
 
     return board(project_path(config.trainer.save_dir) / config.name)
+
+
+def pretended(world_size: int | None) -> Ranks:
+    """Return rank 0 of so many that are not there; of one process if nobody asked for more."""
+    if world_size is None or world_size < 2:
+        return ALONE
+    from src.utils.pretended import PretendedGroup
+
+    return PretendedGroup(world_size)
 
 
 def start_ranks(config: Config) -> int:

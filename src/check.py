@@ -20,6 +20,7 @@ from src.config.checks import components
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
+from src.data.share import Share
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
 from src.logger.console import setup_console
 from src.logger.logger import Logger, check_sinks
@@ -36,6 +37,7 @@ from src.trainer.trainer import Trainer
 from src.training import try_out
 from src.utils.device import find_device, to_device
 from src.utils.paths import project_path
+from src.utils.ranks import ALONE, Ranks
 from src.utils.seed import seed_everything
 
 NUM_STEPS = 3
@@ -44,7 +46,11 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def check(
-    config: Config, run: Path | None = None, state: dict[str, Any] | None = None, allowed: Sequence[str] = ()
+    config: Config,
+    run: Path | None = None,
+    state: dict[str, Any] | None = None,
+    allowed: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> Iterator[str]:
     """Yields the lines of the report; warnings come last.
 
@@ -53,6 +59,7 @@ def check(
         run: Folder of the run that would go on; None for a new one.
         state: Its checkpoint.
         allowed: Keys that may differ from that run, though they should not.
+        ranks: Those of the run, or a group that is only pretended.
 
     Raises:
         KeelError: The run could not begin, and why.
@@ -64,18 +71,21 @@ def check(
     check_writable(project_path(config.trainer.save_dir))
     device = find_device(config.trainer.device)
     seed_everything(config.seed)
-    experiment = build_experiment(config, device, state and state["data"])
+    share = Share(ranks.rank, ranks.world_size)
+    experiment = build_experiment(config, device, state and state["data"], share)
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
     try_out(experiment, device, None if "data" in allowed else state, str(run))
     with tempfile.TemporaryDirectory(prefix="keel-check-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = build_trainer(config, experiment, device, Logger([]), Path(folder))
+        ranks.start(device, config.trainer.parallel_settings.timeout)
+        trainer = build_trainer(config, experiment, device, Logger([]), Path(folder), ranks)
         if state is not None:
             trainer.load_state_dict(state, str(run))
             yield from _describe_resume(trainer, str(run), changed)
         yield from _describe_config(config)
         yield from _describe_data(experiment)
+        yield from _describe_ranks(trainer)
         yield from _describe_model(experiment)
         yield from _describe_phases(trainer)
         yield from _describe_optimizers(trainer)
@@ -84,6 +94,7 @@ def check(
         yield from _try_steps(trainer, experiment, config, mistrusted)
         yield from _try_checkpoint(trainer, config, Path(folder), mistrusted)
         mistrusted += unowned_streams(config, device, Path(folder))
+    ranks.leave(0)
     yield from (f"warning    {line}" for line in mistrusted)
 
 
@@ -105,6 +116,12 @@ def _describe_config(config: Config) -> Iterator[str]:
 def _describe_data(experiment: Experiment) -> Iterator[str]:
     rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
     yield f"data       {rows} rows"
+
+
+def _describe_ranks(trainer: Trainer) -> Iterator[str]:
+    size, rows = trainer.ranks.world_size, trainer.train_loader.batch_size
+    if not trainer.ranks.is_alone:
+        yield f"ranks      as rank 0 of {size:,}: {rows // size:,} rows each, a global batch of {rows:,} rows"
 
 
 def _describe_model(experiment: Experiment) -> Iterator[str]:
@@ -163,8 +180,9 @@ def _plot(values: list[float]) -> str:
 def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrusted: list[str]) -> Iterator[str]:
     """Trains a few steps on the first batch, and evaluates on it before and after."""
     group = tuple(islice(trainer.train_loader.batches(), config.trainer.accumulate_steps))
+    own = trainer.parallel.own(group)
     trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
-    before = None if trains_alone else _evaluate_once(trainer, group[0])
+    before = None if trains_alone else _evaluate_once(trainer, own[0])
     times = []
     trainer.freezing.begin(0)
     trainer.task.begin("train", 0)
@@ -175,14 +193,20 @@ def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrus
         times.append(time.perf_counter() - started_s)
     trainer.progress.step += NUM_STEPS
     if before is not None:
-        yield from _describe_change(before, _evaluate_once(trainer, group[0]), group[0], mistrusted)
+        yield from _describe_change(before, _evaluate_once(trainer, own[0]), own[0], mistrusted)
     for name, loader in experiment.val_loaders.items():
-        output = _evaluate_once(trainer, next(iter(loader.batches())))
+        (batch,) = trainer.parallel.own([next(iter(loader.batches()))])
+        output = _evaluate_once(trainer, batch)
         yield f"{name:<10} loss {float(output.loss):.5g} on its first batch"
     steps_per_epoch, _ = count_steps(experiment.loaders["train"], config.trainer)
     epoch = f", about {min(times) * steps_per_epoch:.3g} s an epoch" if math.isfinite(steps_per_epoch) else ""
     yield f"time       {min(times) * 1000:.3g} ms a step{epoch}, without reading data and evaluating"
-    yield f"memory     {_memory(trainer)}"
+    yield f"memory     {_memory(trainer)}" + ("" if trainer.ranks.is_alone else ", on each rank")
+    if not trainer.ranks.is_alone:
+        from src.utils.pretended import describe_traffic
+
+        compresses = trainer.settings.parallel_settings.compress is not None
+        yield f"traffic    {describe_traffic(trainer.ranks, NUM_STEPS, compresses)}"
     yield from _describe_log(trainer, config)
     mistrusted += _dead_parameters(trainer)
 

@@ -30,8 +30,9 @@ def test_every_command_trains(text: str, tmp_path: Path) -> None:
         command = [*python, *words[1:], f"trainer.save_dir={tmp_path}"]
         ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    (run,) = (tmp_path / "digits").iterdir()
-    assert (run / "checkpoints" / "last.pt").exists()
+    if "--check" not in text:
+        (run,) = (tmp_path / "digits").iterdir()
+        assert (run / "checkpoints" / "last.pt").exists()
 
 
 def test_the_config_is_one() -> None:

@@ -216,6 +216,19 @@ def test_ranks_with_different_configs_are_refused(make: Callable[..., Path]) -> 
     assert not (config.parent / "chaos").exists()
 
 
+def test_a_pretended_group_tells_memory_and_traffic_of_each_rank(make: Callable[..., Path]) -> None:
+    config = make("pretended", **EXACT)
+    ended = train(config, "-d", "cpu", "--check", "--world-size", "64")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "ranks      as rank 0 of 64: 8 rows each, a global batch of 512 rows" in ended.stdout
+    num_bytes = 4 * (6 * 16 + 16 + 16 * 3 + 3)
+    sent = f"{num_bytes / 2**20:,.3g} MiB of gradients a step as 1 message(s), in a ring"
+    assert f"traffic    {sent} {2 * 63 / 64 * num_bytes / 2**20:,.3g} MiB out and in for each of 64" in ended.stdout
+    assert "on each rank" in ended.stdout
+    refused = train(config, "-d", "cpu", "--world-size", "64")
+    assert refused.returncode == 2 and "--world-size needs --check" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [

@@ -26,6 +26,9 @@ class Arguments:
     """Keys that may differ from the run that goes on, though they should not."""
 
     check: bool = False
+    world_size: int | None = None
+    """With `check`: how many processes to pretend."""
+
     replay: Path | None = None
     print_config: bool = False
     list_kind: str | None = None
@@ -92,6 +95,8 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     options = parser.parse_intermixed_args(argv)
     if options.print_config and options.config is None:
         parser.error("--print-config needs -c CONFIG; the config of a run is RUN/config.yaml")
+    if options.world_size is not None and not options.check:
+        parser.error("--world-size needs --check; torchrun --nproc-per-node=N, or -d 0,1, start several processes")
     is_answered_without = any(each is not None for each in (options.list_kind, options.explain, options.replay))
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
@@ -111,6 +116,7 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
         trusted=tuple(options.trust),
         allowed=tuple(options.allow_change),
         check=options.check,
+        world_size=options.world_size,
         replay=options.replay,
         print_config=options.print_config,
         list_kind=options.list_kind,
@@ -134,6 +140,9 @@ def _add_questions(parser: Parser) -> None:
     )
     group = parser.add_argument_group("instead of training")
     group.add_argument("--check", action="store_true", help="build everything, try one step, report; write nothing")
+    group.add_argument(
+        "--world-size", type=int, metavar="N", help="with --check: as rank 0 of N processes, memory and traffic told"
+    )
     group.add_argument("--replay", type=Path, metavar="FILE", help="repeat the step of a failure capsule, and tell")
     group.add_argument("--print-config", action="store_true", help="print the resolved config, and where it says so")
     group.add_argument(

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from src.trainer.settings import ParallelSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.errors import ConfigError
+from src.utils.ranks import Ranks
 
 
 class TaskModule(nn.Module):
@@ -33,16 +34,19 @@ class TaskModule(nn.Module):
         return output.loss, output
 
 
-def replicate(module: nn.Module, settings: ParallelSettings) -> Any:
+def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> Any:
     """Return `module` such that its gradients are averaged over all processes."""
     replica = DistributedDataParallel(
         module,
+        broadcast_buffers=False,  # the step does that itself, where a wait for others is watched
         gradient_as_bucket_view=True,
         find_unused_parameters=settings.find_unused,
         static_graph=settings.static_graph,
     )
     hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
-    if settings.compress is not None:
+    if ranks.gradient_hook is not None:
+        replica.register_comm_hook(None, lambda state, bucket: ranks.gradient_hook(bucket))
+    elif settings.compress is not None:
         replica.register_comm_hook(None, hooks[settings.compress])
     return replica
 

@@ -148,6 +148,7 @@ class SharedStep(Step):
     def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight], Tensor]:
         """Make the gradients of the mean loss over all rows of `batches`, those of other processes included."""
         self._renew_replica()
+        self.ranks.copy_from_main(list(self.model.buffers()))
         drop_gradients(self.optimizers)
         self._mark("optimizer")
         weights: list[Weight] = []
@@ -164,7 +165,8 @@ class SharedStep(Step):
                 self._mark("metrics")
                 weights.append(whole.weight)
                 loss = loss * self._factor(weights, len(batches))
-                self.scaler.scale(loss).backward()
+                with self.ranks.waiting():
+                    self.scaler.scale(loss).backward()
                 self._mark("backward")
             losses.append(loss.detach())
         return weights, sum(losses[1:], start=losses[0])
@@ -174,7 +176,7 @@ class SharedStep(Step):
         trained = [parameter.requires_grad for parameter in self._every]
         if trained != self._trained:
             self._trained = trained
-            self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings)
+            self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings, self.ranks)
 
     def _factor(self, weights: Sequence[Weight], num_batches: int) -> Weight:
         """Return the factor of this process's newest loss; DDP then divides by the number of processes."""

@@ -152,9 +152,14 @@ class Group(Ranks):
         return tensor
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
-        with self.waiting():
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.reshape(-1) for tensor in alike])  # one message for all
+            with self.waiting():
+                dist.broadcast(flat, 0)
+            if not self.is_main:
+                for tensor, part in zip(alike, torch.split(flat, [tensor.numel() for tensor in alike]), strict=True):
+                    tensor.copy_(part.view_as(tensor))
 
     def tells(self, error: BaseException) -> bool:
         if isinstance(error, LostRank):

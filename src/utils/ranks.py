@@ -22,6 +22,8 @@ class Ranks:
     world_size = 1
     is_alone = True
     """Whether there is nobody to meet."""
+    gradient_hook: Any = None
+    """Takes a bucket of DDP's gradients and returns its mean to come, where they are not sent as usual."""
 
     @property
     def is_main(self) -> bool:

@@ -70,17 +70,15 @@ class Watch:
                     self._accuse()
 
     def _accuse(self) -> None:
-        """Name those who are behind, once, and leave."""
-        if self.store.add("accusers", 1) > 1:
-            return
+        """Name those who are behind, once, and leave. When none is, all work long on the same thing."""
         meetings = [int(each) for each in self.store.multi_get(self._keys)]
         late = [rank for rank, count in enumerate(meetings) if count < self._num_meetings]
+        if not late or self.store.add("accusers", 1) > 1:
+            return
         self.store.set("hanging", json.dumps(late))
         waited = f"the others have waited {self.timeout_s:g} s (trainer.parallel.timeout)"
         for rank in late:
             print(f"error: rank {rank} hangs{self._place_of(rank)}; {waited}", file=sys.stderr)
-        if not late:
-            print(f"error: no rank is behind, and none gets on: the network fails; {waited}", file=sys.stderr)
         self._leave()
 
     def _place_of(self, rank: int) -> str:
