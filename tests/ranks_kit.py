@@ -25,6 +25,7 @@ from src.model.metric import MetricSet, accuracy, f1, r2
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
 from src.trainer.memory import TaskMemory
+from src.trainer.resume import open_together
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -36,24 +37,27 @@ from tests.trainer_kit import NoisyRows
 Result = dict[str, Any]
 
 
-def by_one(names: Sequence[str], folder: Path) -> dict[str, Result]:
-    return {name: SCENARIOS[name](ALONE, folder) for name in names}
+Scenarios = Mapping[str, Callable[[Ranks, Path], Result]]
 
 
-def by_ranks(num_ranks: int, names: Sequence[str], folder: Path) -> dict[str, Result]:
+def by_one(names: Sequence[str], folder: Path, scenarios: Scenarios | None = None) -> dict[str, Result]:
+    return {name: (scenarios or SCENARIOS)[name](ALONE, folder) for name in names}
+
+
+def by_ranks(num_ranks: int, names: Sequence[str], folder: Path, kit: str = "ranks_kit") -> dict[str, Result]:
     program = "import sys; from src.utils.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
-    rank = [sys.executable, "-m", "tests.ranks_kit", str(folder), *names]
+    rank = [sys.executable, "-m", f"tests.{kit}", str(folder), *names]
     command = [sys.executable, "-c", program, str(num_ranks), *rank]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return torch.load(folder / f"found-by-{num_ranks}.pt", weights_only=True)
 
 
-def main(folder: Path, names: Sequence[str]) -> None:
+def main(folder: Path, names: Sequence[str], scenarios: Scenarios | None = None) -> None:
     torch.set_num_threads(1)
     ranks = find_ranks()
     ranks.start(torch.device("cpu"), 60.0)
-    found = {name: SCENARIOS[name](ranks, folder) for name in names}
+    found = {name: (scenarios or SCENARIOS)[name](ranks, folder) for name in names}
     if ranks.is_main:
         torch.save(found, folder / f"found-by-{ranks.world_size}.pt")
     ranks.leave(0)
@@ -135,6 +139,8 @@ def train(
     metrics: Mapping[str, Any] | None = None,
     val: Any = None,
     freeze: Sequence[FreezeSettings] = (),
+    checkpoints: Path | None = None,
+    resume: Path | None = None,
     **settings: Any,
 ) -> Result:
     """Train, and return the weights, the values of each epoch, and how far it came."""
@@ -154,10 +160,14 @@ def train(
         hooks=[recording],
         ranks=ranks,
         freezing=Freezing(model, freeze),
+        checkpoints=checkpoints,
     )
+    if resume is not None:
+        trainer.load_state_dict(open_together(resume, ranks)[1])
     trainer.fit()
     progress = trainer.progress.state_dict()
-    return {"weights": dict(model.state_dict()), "epochs": recording.values, "progress": progress}
+    weights = dict(trainer.stateful["model"].state_dict())
+    return {"weights": weights, "epochs": recording.values, "progress": progress}
 
 
 def plain(ranks: Ranks, folder: Path) -> Result:

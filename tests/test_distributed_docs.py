@@ -35,11 +35,11 @@ def test_every_command_trains(text: str, tmp_path: Path) -> None:
         assert (run / "checkpoints" / "last.pt").exists()
 
 
-def test_the_config_is_one() -> None:
-    (text,) = blocks("yaml")
+def test_the_configs_are_such() -> None:
     base = load_config(ROOT / "configs" / "digits.yaml").as_dict()
-    config = config_from_dict({**base, **yaml.safe_load(text)})
-    assert config.trainer.parallel_settings.max_restarts == 3
+    sharded, settings = (config_from_dict({**base, **yaml.safe_load(text)}).trainer for text in blocks("yaml"))
+    assert sharded.parallel_settings.shard == ("blocks.*",)
+    assert settings.parallel_settings.max_restarts == 3
 
 
 def test_the_batch_script_is_one_and_its_command_is_understood() -> None:

@@ -18,11 +18,12 @@ class AveragedWeights:
 
     Args:
         decay: In [0, 1); 0.999 averages over about 1000 steps.
+        average: A copy of `model` to keep them in. Default: one is made.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, average: nn.Module | None = None) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model = copy.deepcopy(model).requires_grad_(False) if average is None else average
         """The model with the averaged weights."""
         self._floats, self._others = self._pairs(model)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from src.trainer.before_step import BeforeStep
 from src.trainer.capsule import write_capsule
 from src.trainer.diagnosis import Finding, diagnose
-from src.trainer.nonfinite import ADVICE, FiniteGradients, SpikeRule, all_finite, explain_nonfinite, shown_rates
+from src.trainer.nonfinite import ADVICE, SpikeRule, all_finite, explain_nonfinite, shown_rates
 from src.trainer.schedule import learning_rates
 from src.utils.device import to_device
 from src.utils.errors import NumericsError
@@ -71,7 +71,7 @@ class Guard:
         self.spikes = SpikeRule()
         self._before: BeforeStep | None = None
         self._num_before = 0
-        self._gradients = FiniteGradients(trainer.device)
+        self._gradients = trainer.parallel.finite_gradients(trainer.device)
         self._has_scaler = settings.amp_dtype == "fp16"  # it skips gradients that are not finite by itself
         self._rolls_back = "rollback" in (settings.nonfinite, settings.loss_spikes)
         self._kept: dict[str, Any] = {}

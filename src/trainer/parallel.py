@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,14 +10,18 @@ from torch import nn
 
 from src.data.share import SharedBatch
 from src.model.metric import MetricSet
+from src.trainer.ema import AveragedWeights
+from src.trainer.memory import Stateful
 from src.trainer.meters import Meters
+from src.trainer.nonfinite import FiniteGradients
+from src.trainer.recompute import recompute
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput
-from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 
 if TYPE_CHECKING:
+    from src.trainer.together import SharedStep
     from src.trainer.trainer import Trainer
 
 
@@ -37,7 +41,21 @@ class OneProcess:
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Return `model` where it is trained."""
+        recompute(model, self.settings.recompute)
         return model.to(device)
+
+    def average(self, model: nn.Module) -> AveragedWeights | None:
+        """Return the moving average of the weights of `model`, as placed, if one is kept."""
+        decay = self.settings.ema_decay
+        return None if decay is None else AveragedWeights(model, decay)
+
+    def finite_gradients(self, device: torch.device) -> FiniteGradients:
+        """Return what says whether gradients are finite."""
+        return FiniteGradients(device)
+
+    def as_whole(self, stateful: Mapping[str, Stateful]) -> dict[str, Stateful]:
+        """Return all that has a memory such that rank 0 saves it as one process would."""
+        return dict(stateful)
 
     def make_meters(self, metrics: MetricSet, device: torch.device) -> Meters:
         """Return meters of a pass over all rows."""
@@ -82,9 +100,7 @@ class Replicas(OneProcess):
     def make_step(
         self, trainer: Trainer, take: Callable[[StepOutput, Any], None], wants_to_stop: Callable[[], bool]
     ) -> Step:
-        from src.trainer.together import SharedStep
-
-        step = SharedStep(
+        step = self._kind_of_step()(
             trainer.task,
             trainer.model,
             trainer.forward,
@@ -98,26 +114,13 @@ class Replicas(OneProcess):
         self.meet = step.meet
         return step
 
+    def _kind_of_step(self) -> type[SharedStep]:
+        from src.trainer.together import SharedStep
+
+        return SharedStep
+
     def own(self, batches: Sequence[Any]) -> Sequence[Any]:
         return [each.batch for each in batches]
 
     def before_evaluation(self, model: nn.Module) -> None:
         self.ranks.copy_from_main(list(model.buffers()))  # running means are those of each process's own rows
-
-
-def choose_parallel(settings: TrainerSettings, ranks: Ranks) -> OneProcess:
-    """Return how the processes of a run share the work.
-
-    Raises:
-        ConfigError: The settings and the number of processes do not go together.
-    """
-    mode = settings.parallel_settings.mode
-    if mode == "fsdp":
-        raise ConfigError("trainer.parallel: fsdp is not there yet; use ddp")
-    if ranks.is_alone:
-        return OneProcess(settings, ranks)
-    if mode == "none":
-        raise ConfigError(
-            f"trainer.parallel: none, and there are {ranks.world_size} processes; use auto, or start one process"
-        )
-    return Replicas(settings, ranks)

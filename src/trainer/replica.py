@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from src.trainer.settings import ParallelSettings
+from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks

@@ -19,7 +19,7 @@ from src.logger.logger import Logger
 from src.model.metric import MetricSet
 from src.trainer.account import Account
 from src.trainer.checkpoint import FORMAT
-from src.trainer.ema import AveragedWeights
+from src.trainer.choose_parallel import choose_parallel
 from src.trainer.evaluate import EvaluationStopped
 from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
@@ -27,7 +27,6 @@ from src.trainer.hooks import Hook
 from src.trainer.journal import Journal
 from src.trainer.memory import Progress, Stateful, collect_state, find_place, name_memory, restore_state
 from src.trainer.monitor import Monitor, default_monitor
-from src.trainer.parallel import choose_parallel
 from src.trainer.saving import Saver
 from src.trainer.schedule import Schedule, count_batches
 from src.trainer.settings import TrainerSettings
@@ -99,7 +98,7 @@ class Trainer:
         self.step = self.parallel.make_step(self, self._take, self._wants_to_stop)
         self.account = Account(self.step, self.device, train_loader)
         self.guard = Guard(self)
-        self.ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay is not None else None
+        self.ema = self.parallel.average(self.model)
         metrics = metrics or MetricSet({})
         val_metrics = copy.deepcopy(metrics)
         self.validation = Validation(self, self.parallel.make_meters(val_metrics, self.device), self._is_asked)
@@ -117,11 +116,11 @@ class Trainer:
 
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
-        self.stateful = name_memory(
+        self.stateful = self.parallel.as_whole(name_memory(
             self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, ranks,
             progress=self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger,
             scaler=self.step.scaler, guard=self.guard,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def fit(self) -> dict[str, float]:
         """Train to the end that the settings name, and return the last values logged.

@@ -102,6 +102,7 @@ class Histograms(Hook):
                     self._write(trainer, f"gradients/{name}", parameter.grad)
 
     def _write(self, trainer: Trainer, tag: str, values: Tensor) -> None:
+        values = getattr(values, "full_tensor", lambda: values)()  # of shards on all processes
         array: np.ndarray[Any, Any] = values.float().cpu().numpy()  # device sync
         trainer.logger.histogram(f"train/{tag}", array, step=trainer.progress.step)
 

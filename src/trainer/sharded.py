@@ -1,0 +1,215 @@
+"""Training a model of which every process holds a part: what that changes in the trainer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import Optimizer
+
+from src.trainer.ema import AveragedWeights
+from src.trainer.memory import OptimizerMemory, Stateful
+from src.trainer.nonfinite import FiniteGradients
+from src.trainer.parallel import OneProcess, Replicas
+from src.trainer.resume import load_weights
+from src.trainer.settings import TrainerSettings
+from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
+from src.trainer.step import Step
+from src.trainer.task import StepOutput, Task
+from src.trainer.together import SharedStep
+from src.utils.errors import ConfigError
+from src.utils.ranks import Ranks
+
+if TYPE_CHECKING:
+    from src.trainer.trainer import Trainer
+
+Take = Callable[[StepOutput, Any], None]
+
+
+class Unsharded(OneProcess):
+    """One process with a config for several: it holds everything, and refuses what several would refuse."""
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        check_settings(self.settings)
+        find_units(model, self.settings.parallel_settings.shard)
+        return super().place(model, device)
+
+    def make_step(self, trainer: Trainer, take: Take, wants_to_stop: Callable[[], bool]) -> Step:
+        check_trainer(trainer)
+        return super().make_step(trainer, take, wants_to_stop)
+
+
+class Sharded(Replicas):
+    """Trains a model of which every process holds a shard of each weight, gradient and optimizer state."""
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        check_settings(self.settings)
+        model = super().place(model, device)
+        patterns = self.settings.parallel_settings.shard
+        self.ranks.copy_from_main([*(each.detach() for each in model.parameters()), *model.buffers()])
+        self._average = None if self.settings.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
+        mesh = init_device_mesh(device.type, (self.ranks.world_size,))
+        before = dict(model.named_parameters())
+        for each in [model] if self._average is None else [model, self._average]:
+            cut(each, find_units(each, patterns), mesh, self.settings)
+        self._moved: dict[Tensor, nn.Parameter] = {before[name]: each for name, each in model.named_parameters()}
+        return model
+
+    def make_step(self, trainer: Trainer, take: Take, wants_to_stop: Callable[[], bool]) -> Step:
+        check_trainer(trainer)
+        for optimizer in trainer.optimizers.values():
+            adopt(optimizer, self._moved)
+        self._moved = {}
+        return super().make_step(trainer, take, wants_to_stop)
+
+    def _kind_of_step(self) -> type[SharedStep]:
+        return ShardedStep
+
+    def average(self, model: nn.Module) -> AveragedWeights | None:
+        decay = self.settings.ema_decay
+        return None if decay is None else AveragedWeights(model, decay, self._average)
+
+    def finite_gradients(self, device: torch.device) -> FiniteGradients:
+        return FiniteShards(device, self.ranks)
+
+    def as_whole(self, stateful: Mapping[str, Stateful]) -> dict[str, Stateful]:
+        return {name: self._as_whole(owner) for name, owner in stateful.items()}
+
+    def _as_whole(self, owner: Any) -> Stateful:
+        if isinstance(owner, nn.Module):
+            return WholeModel(owner, self.ranks)
+        if isinstance(owner, AveragedWeights):
+            return WholeAverage(owner, self.ranks)
+        return WholeOptimizer(owner, self.ranks) if isinstance(owner, OptimizerMemory) else owner
+
+
+class ShardedStep(SharedStep):
+    """Makes optimizer updates of shards: gradients are added up and cut while they are computed."""
+
+    def _renew_replica(self) -> None:
+        self._replica = ShardedTask(self.task, self.forward)
+
+
+class ShardedTask:
+    """A task's step of a model that gathers and cuts by itself, after every micro-batch: whole gradients never stay."""
+
+    def __init__(self, task: Task, forward: Callable[..., Any]) -> None:
+        self._task, self._forward = task, forward
+
+    def __call__(self, batch: Any) -> tuple[Tensor, StepOutput]:
+        try:
+            output = self._task.step(self._forward, batch)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" not in str(error):
+                raise
+            raise ConfigError(
+                "trainer.parallel: fsdp gathers weights when the module that holds them is called, and the task uses "
+                "some without calling the model; name the modules it calls in trainer.parallel.shard, or use ddp"
+            ) from error
+        return output.loss, output
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Do nothing: see above."""
+        return nullcontext()
+
+
+class FiniteShards(FiniteGradients):
+    """Says whether all gradients are finite, those of the other processes included."""
+
+    def __init__(self, device: torch.device, ranks: Ranks) -> None:
+        super().__init__(device)
+        self._ranks = ranks
+
+    def hold(self, gradients: list[Tensor]) -> bool:
+        own = [getattr(gradient, "to_local", lambda each=gradient: each)() for gradient in gradients]
+        return not self._ranks.largest(not super().hold(own))
+
+
+class WholeModel:
+    """A model's state as one process would save it; rank 0 gets it."""
+
+    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
+        self.model, self._ranks = model, ranks
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = whole(self.model.state_dict(), self._ranks.is_main)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        load_weights(self.model, shard_weights(self.model, state), "weights")
+
+
+class WholeAverage(WholeModel):
+    """The same of a moving average."""
+
+    def __init__(self, average: AveragedWeights, ranks: Ranks) -> None:
+        super().__init__(average.model, ranks)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": super().state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state["model"])
+
+
+class WholeOptimizer:
+    """An optimizer's state as one process would save it; rank 0 gets it."""
+
+    def __init__(self, memory: OptimizerMemory, ranks: Ranks) -> None:
+        self._memory, self._ranks = memory, ranks
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Whose state it is."""
+        return self._memory.optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = whole(self._memory.state_dict(), self._ranks.is_main)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._memory.load_state_dict({**state, "state": shard_optimizer(self.optimizer, state["state"])})
+
+
+def check_settings(settings: TrainerSettings) -> None:
+    """Refuse what does not go with shards.
+
+    Raises:
+        ConfigError: It names the key and what to do.
+    """
+    if settings.compile:
+        raise ConfigError("trainer.compile: does not go with trainer.parallel: fsdp; leave one of them out")
+    if "rollback" in (settings.nonfinite, settings.loss_spikes):
+        key = "nonfinite" if settings.nonfinite == "rollback" else "loss_spikes"
+        raise ConfigError(f"trainer.{key}: rollback does not go with trainer.parallel: fsdp; use skip or stop")
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what does not go with shards.
+
+    Raises:
+        ConfigError: It names the key and what to do.
+    """
+    task, criterion = trainer.task, trainer.task.criterion
+    if hasattr(task, "update"):
+        raise ConfigError(
+            "task: makes its updates itself, which does not go with trainer.parallel: fsdp; use ddp, or a task with a "
+            "`step`"
+        )
+    criteria = [each for each, _ in criterion.values()] if isinstance(criterion, Mapping) else [criterion]
+    for each in criteria:
+        if isinstance(each, nn.Module) and any(weight.requires_grad for weight in each.parameters()):
+            raise ConfigError(
+                f"loss: {type(each).__name__} has weights of its own, and trainer.parallel: fsdp trains those of the "
+                "model alone; use ddp, or let the model hold them"
+            )
+    if trainer.freezing.has_phases:
+        raise ConfigError(
+            "parameters.freeze: freezing for some epochs does not go with trainer.parallel: fsdp; freeze for the whole "
+            "run (a pattern alone), or use ddp"
+        )

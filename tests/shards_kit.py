@@ -1,0 +1,143 @@
+"""Runs whose model is sharded, made by several processes: `python -m tests.shards_kit FOLDER SCENARIO ...` is one rank.
+
+In one process the same scenarios train a whole model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.model.metric import accuracy, f1
+from src.trainer.groups import parameter_groups
+from src.trainer.parallel_settings import ParallelSettings
+from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings
+from src.utils.ranks import Ranks
+from tests.ranks_kit import Parts, Result, main, train
+from tests.trainer_kit import NoisyRows
+
+FSDP = ParallelSettings("fsdp")
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(7, 11), nn.Linear(11, 7)
+        self.norm = nn.LayerNorm(7)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.down(torch.tanh(self.up(self.norm(inputs))))
+
+
+class Deep(nn.Module):
+    """Sizes that no number of ranks divides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.last = nn.Linear(6, 7), nn.Linear(7, 3)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("shift", torch.zeros(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs)
+        for block in self.blocks:
+            hidden = block(hidden)
+        shifted: Tensor = self.last(hidden) * self.scale + self.shift
+        return shifted
+
+
+def trained(ranks: Ranks, **settings: Any) -> Result:
+    return train(ranks, **{"model": Deep(), "parallel": FSDP, **settings})
+
+
+def plain(ranks: Ranks, folder: Path) -> Result:
+    return trained(ranks, metrics={"accuracy": accuracy, "f1": f1}, val=NoisyRows(21))
+
+
+def clipped(ranks: Ranks, folder: Path) -> Result:
+    model = Deep()
+    adagrad = torch.optim.Adagrad(model.parameters(), lr=0.1, initial_accumulator_value=0.1)
+    return trained(
+        ranks, model=model, optimizers={"optimizer": adagrad}, val=NoisyRows(21), max_grad_norm=0.1, accumulate_steps=3,
+        ema_decay=0.9,
+    )  # fmt: skip
+
+
+def grouped(ranks: Ranks, folder: Path) -> Result:
+    """Rates by pattern, part of the model frozen, blocks recomputed, whatever is sharded kept on the host."""
+    model = Deep()
+    for parameter in model.first.parameters():
+        parameter.requires_grad_(False)
+    groups = ParameterSettings(groups=(GroupSettings("last.*", lr=0.02),), no_decay_on_norms_and_biases=True)
+    adam = torch.optim.AdamW(parameter_groups(dict(model.named_parameters()), groups), lr=0.01, weight_decay=0.1)
+    parallel = ParallelSettings("fsdp", shard=("blocks.*", "last"), cpu_offload=True)
+    return trained(
+        ranks, model=model, optimizers={"optimizer": adam}, parallel=parallel, freeze=[FreezeSettings("first.*")],
+        recompute=("blocks.*",),
+    )  # fmt: skip
+
+
+def mixed(ranks: Ranks, folder: Path) -> Result:
+    return trained(ranks, amp_dtype="bf16", parallel=ParallelSettings("fsdp", compress="bf16"))
+
+
+class Spoilt(NoisyRows):
+    """One row of the second batch is no number."""
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__(num_rows)
+        self.inputs[12] = torch.nan
+
+
+def skipped(ranks: Ranks, folder: Path) -> Result:
+    return trained(ranks, dataset=Spoilt(50), loader={"shuffle": False}, nonfinite="skip")
+
+
+def parts(ranks: Ranks, folder: Path) -> Result:
+    """A task that calls parts of a model without a forward of its own."""
+    torch.manual_seed(3)
+    model = nn.ModuleDict({"body": nn.Linear(6, 8), "head": nn.Linear(8, 3)})
+    return trained(ranks, task=Parts(), model=model)
+
+
+def halfway(ranks: Ranks, folder: Path, parallel: ParallelSettings = FSDP) -> Result:
+    own = folder / f"half-{ranks.world_size}"
+    own.mkdir(exist_ok=True)
+    return going_on(ranks, parallel, epochs=2, checkpoints=own)
+
+
+def whole_way(ranks: Ranks, folder: Path) -> Result:
+    return going_on(ranks, FSDP)
+
+
+def resumed(ranks: Ranks, folder: Path) -> Result:
+    """Goes on from the first half that one process has made."""
+    return going_on(ranks, FSDP, resume=folder / "half-1")
+
+
+def resumed_by_ddp(ranks: Ranks, folder: Path) -> Result:
+    """Goes on with whole models from the first half that two processes have made; one process does so, too."""
+    return going_on(ranks, ParallelSettings("ddp"), resume=folder / "half-2")
+
+
+def going_on(ranks: Ranks, parallel: ParallelSettings, **changes: Any) -> Result:
+    model = Deep()
+    adam = torch.optim.AdamW(model.parameters(), lr=0.01)
+    settings = {"epochs": 4, "ema_decay": 0.9, "val": NoisyRows(21), **changes}
+    return trained(ranks, model=model, optimizers={"optimizer": adam}, parallel=parallel, **settings)
+
+
+SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
+    each.__name__: each
+    for each in (plain, clipped, grouped, mixed, skipped, parts, halfway, whole_way, resumed, resumed_by_ddp)
+}
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:], SCENARIOS)
