@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.utils.errors import CheckpointError
@@ -107,7 +108,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     differences += [
         f"{name} is {list(weights[name].shape)} there, {list(value.shape)} here"
         for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
+        if name in weights and not is_lazy(value) and weights[name].shape != value.shape
     ]
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
