@@ -78,6 +78,8 @@ def _check_links(run_dir: Path) -> None:
 
 def open_together(path: Path, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Return what `open_checkpoint` does; of a run directory, rank 0 decides for all which checkpoint is meant."""
+    if ranks.is_alone:
+        return open_checkpoint(path)
     if ranks.is_main:
         run_dir, state = open_checkpoint(path)
         ranks.broadcast(state["progress"]["step"])
