@@ -117,7 +117,8 @@ class LoaderSettings:
     without workers and the data take at most a quarter of what is free."""
 
     timeout: Annotated[float, AtLeast(0)] = 300.0
-    """Seconds to wait for a worker's batch before the run ends with an error; 0 waits for ever."""
+    """Seconds to wait for a worker's batch. Then the workers are started again, twice in an epoch, before the run ends
+    with an error; 0 waits for ever."""
 
     worker_init_fn: str | None = None
     """Function called with the worker's number when it starts."""
