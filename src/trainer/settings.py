@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from src.trainer.parallel_settings import ParallelSettings
@@ -170,12 +171,12 @@ class TrainerSettings:
         days, hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0, 0)
         return 60.0 * (60 * (24 * days + hours) + minutes) + seconds
 
-    @property
+    @cached_property
     def num_epochs(self) -> float:
         """Epochs at which the run ends; infinite when only steps count."""
         return self.epochs or (DEFAULT_EPOCHS if self.max_steps is None else math.inf)
 
-    @property
+    @cached_property
     def num_steps(self) -> float:
         """Steps at which the run ends; infinite when only epochs count."""
         return self.max_steps or math.inf

@@ -190,7 +190,8 @@ class Trainer:
             self.journal.log_step()
         for hook in self._step_hooks:
             hook.on_step_end(self)
-        self._evaluate_by_steps()
+        if settings.eval_every_steps is not None:
+            self._evaluate_by_steps()
         if self.is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
             self._save()
 
