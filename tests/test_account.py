@@ -148,6 +148,7 @@ def test_a_sampled_step_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
     found = []
     for every in (2, 10_000):
         monkeypatch.setattr(account, "SAMPLE_EVERY_STEPS", every)
+        monkeypatch.setattr(account, "SAMPLE_EVERY_S", 0.0)
         trainer = make_trainer(ema_decay=0.9, max_grad_norm=1.0)
         trainer.fit()
         found.append(weights(trainer))
@@ -158,12 +159,13 @@ def test_only_one_step_of_many_is_sampled_however_short_epochs_are() -> None:
     trainer = make_trainer(epochs=30)  # of 7 steps
     trainer.fit()
     num_samples = sum(name == "data" for name, _ in trainer.account._stamps)
-    assert num_samples == 1 + (30 * 7 - 2) // SAMPLE_EVERY_STEPS
+    assert 1 <= num_samples <= 1 + (30 * 7 - 2) // SAMPLE_EVERY_STEPS
     assert len(trainer.account._stamps) <= 12 * num_samples
 
 
 def test_a_step_that_fails_is_no_longer_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "SAMPLE_EVERY_STEPS", 2)
+    monkeypatch.setattr(account, "SAMPLE_EVERY_S", 0.0)
     trainer = make_trainer()
     unwatched = trainer.step.make
     for _ in zip(range(2), trainer.account.groups(range(9), 1), strict=False):
@@ -236,6 +238,7 @@ def test_steps_to_trace_are_a_first_and_a_last(steps: tuple[int, ...]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_waits_in_a_sampled_step_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "SAMPLE_EVERY_STEPS", 2)
+    monkeypatch.setattr(account, "SAMPLE_EVERY_S", 0.0)
     cuda, kept = torch.device("cuda"), Kept()
     monkeypatch.setattr(account, "REPORT_EVERY_S", 0.0)
     inputs = torch.randn(256, 8)

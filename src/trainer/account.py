@@ -17,6 +17,8 @@ from src.trainer.step import Step
 
 SAMPLE_EVERY_STEPS = 31
 """Prime, so that what recurs every so many steps is met as often as it occurs."""
+SAMPLE_EVERY_S = 0.05
+"""And not before this has passed: a step of 70 us takes another 100 when it is measured."""
 REPORT_EVERY_S = 5.0
 MAX_STAMPS = 10_000
 """Kept until the device is waited for; steps are no longer sampled then."""
@@ -65,8 +67,8 @@ class Spending:
 class Account:
     """Measures where time goes, at next to no cost.
 
-    Waiting for data, logging, evaluation and saving are on the clock always; the parts of an update in every 31st step.
-    On CUDA, where the host runs ahead, events in the stream measure those steps, the wait for data among them, and are
+    Waiting for data, logging, evaluation and saving are on the clock always; the parts of an update now and then. On
+    CUDA, where the host runs ahead, events in the stream measure those steps, the wait for data among them, and are
     read when the host has waited for the device anyway. Shares differ from run to run, so they are in no checkpoint and
     not in `metrics.csv`.
 
@@ -80,7 +82,7 @@ class Account:
         self.step, self.device, self.train_loader = step, device, train_loader
         self._is_cuda = device.type == "cuda"
         self._num_steps = 0
-        self._is_sampling = False
+        self._is_sampling, self._sampled_s = False, 0.0
         self._told: set[str] = set()
         self._parts: dict[str, float] = {}  # seconds of the parts of updates, in the newest samples there are
         self._whole: Counter[str] = Counter()  # seconds of the whole run
@@ -120,8 +122,12 @@ class Account:
 
         The account opens with the second step: what the first one compiles and allocates says nothing of the others.
         """
+        now_s = time.perf_counter()
         if self._num_steps == 1:
             self._begin()
+        elif now_s - self._sampled_s < SAMPLE_EVERY_S:
+            return
+        self._sampled_s = now_s
         self._is_sampling = len(self._stamps) < MAX_STAMPS
         if self._is_sampling:
             self._stamp("")
