@@ -125,6 +125,16 @@ def test_a_sweep_with_another_config_is_not_gone_on_with(small: tuple[Path, Path
     assert done.returncode == 2 and "trainer.epochs: 3 -> 4" in done.stderr, done.stderr
 
 
+def test_an_address_at_which_no_cluster_answers_is_told(small: tuple[Path, Path, str]) -> None:
+    config, folder, _ = small
+    words = ["--address", "127.0.0.1:9", "--resume", str(folder), "tune.samples=1"]
+    done = subprocess.run(command(config, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, "nothing is left to make, so nobody is asked"
+    other = write_config(config.parent / "x", yaml.safe_load(config.read_text())["tune"])
+    done = subprocess.run(command(other, "--address", "127.0.0.1:9"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--address 127.0.0.1:9: no Ray cluster answers" in done.stderr, done.stderr
+
+
 # What follows takes its time.
 
 

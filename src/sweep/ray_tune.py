@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,6 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our runs write their own files
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may crash before it has measured anything
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 ON_THIS_MACHINE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: on Linux too, listen on the loopback address alone
@@ -77,22 +77,20 @@ def run_trials(sweep: Sweep, address: str | None) -> None:
     todo = num_trials(sweep.tune) - sum(bool(trial.outcome) for trial in sweep.folder.trials())
     if todo <= 0:
         return
-    os.environ.update(QUIET)
-    if address is None:
-        os.environ.update(ON_THIS_MACHINE, RAY_AUTH_TOKEN=secrets.token_hex(32))
-    import ray
+    ray = start_ray(address)
+    received: list[int] = []
 
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        quiet |= {"num_cpus": num_cores(), "object_store_memory": STORE_BYTES}
-        quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address or "local", **quiet)
-    handlers = {signum: signal.signal(signum, _leave) for signum in (signal.SIGINT, signal.SIGTERM)}
+    def leave(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        raise SystemExit
+
+    handlers = {signum: signal.signal(signum, leave) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         there = ray.cluster_resources()
         check_resources(sweep.tune.resources_per_trial, {name: there.get(name.upper(), 0.0) for name in ("cpu", "gpu")})
         _fit(sweep, todo)
+    except SystemExit:
+        raise SystemExit(128 + received[0] if received else 1) from None
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
@@ -101,8 +99,34 @@ def run_trials(sweep: Sweep, address: str | None) -> None:
         _wait_for_trials(sweep)
 
 
-def _leave(signum: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
+def start_ray(address: str | None) -> Any:
+    """Start Ray for this sweep alone, or join a cluster; return the module.
+
+    Raises:
+        ConfigError: No cluster answers at the address.
+    """
+    os.environ.update(QUIET)
+    if address is None:
+        os.environ.update(ON_THIS_MACHINE, RAY_AUTH_TOKEN=secrets.token_hex(32))
+    elif "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # `ray start` asks for it since 2.59
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address is None:
+        options |= {"num_cpus": num_cores(), "object_store_memory": STORE_BYTES}
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if port.isdecimal():
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would wait for minutes
+        ray.init(address=address or "local", **options)
+    except (OSError, ValueError) as error:  # ConnectionError is an OSError
+        hint = "is it running (`ray start --head`), and is its token here (RAY_AUTH_TOKEN, or ~/.ray/auth_token)?"
+        said = str(error).splitlines()[0]
+        raise ConfigError(f"--address {address}: no Ray cluster answers: {said}; {hint}") from None
+    return ray
 
 
 def _ray_folder(sweep: Sweep) -> Path:
