@@ -97,6 +97,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_ranks(make: Callable[..., 
     assert stopped.returncode == 143, stopped.stdout + stopped.stderr
     assert stopped.stdout.count("\nrun ") + stopped.stdout.startswith("run ") == 1, "rank 0 speaks for all"
     assert "2 processes, 4 rows each: a global batch of 8 rows" in stopped.stdout
+    assert "arning" not in stopped.stdout + stopped.stderr
     run = only_run(shared)
     assert status(run) == {"state": "stopped", "code": 143, "step": 21, "resumable": True}
     assert content(run)["progress"]["batch"] % 24 == 21 * 2 % 24, "all ranks have agreed on a step"

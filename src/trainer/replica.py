@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,13 +37,15 @@ class TaskModule(nn.Module):
 
 def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> Any:
     """Return `module` such that its gradients are averaged over all processes."""
-    replica = DistributedDataParallel(
-        module,
-        broadcast_buffers=False,  # the step does that itself, where a wait for others is watched
-        gradient_as_bucket_view=True,
-        find_unused_parameters=settings.find_unused,
-        static_graph=settings.static_graph,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for `broadcast_buffers`
+        replica = DistributedDataParallel(
+            module,
+            broadcast_buffers=False,  # the step does that itself, where a wait for others is watched
+            gradient_as_bucket_view=True,
+            find_unused_parameters=settings.find_unused,
+            static_graph=settings.static_graph,
+        )
     hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
     if ranks.gradient_hook is not None:
         replica.register_comm_hook(None, lambda state, bucket: ranks.gradient_hook(bucket))
