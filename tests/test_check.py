@@ -13,7 +13,7 @@ from src.check import check
 from src.config import load_config
 from src.config.registry import use_folder
 from src.experiment import build_experiment
-from src.utils.errors import CheckpointError
+from src.utils.errors import CheckpointError, NumericsError
 from tests.conftest import ROOT
 from tests.test_configs import LOCAL_DATA
 
@@ -152,6 +152,11 @@ def test_a_batch_sampler_gets_the_sampler_it_draws_from_and_pinning_means_nothin
 def test_a_sampler_that_needs_the_number_of_rows_is_told() -> None:
     config = load_config(DIGITS, ["loader.sampler={type: WeightedRandomSampler, args: {weights: [1, 1, 2]}}"])
     assert len(build_experiment(config, torch.device("cpu")).loaders["train"]) == 40
+
+
+def test_steps_that_go_wrong_when_they_are_tried_are_told() -> None:
+    with pytest.raises(NumericsError, match=r"the loss is (nan|inf)|its gradient is not; scale the inputs"):
+        report("optimizer=SGD", "optimizer.args.lr=1e30", "lr_scheduler=null")
 
 
 UNOWNED = """

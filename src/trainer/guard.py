@@ -30,7 +30,7 @@ TRAINED = ("model", "criterion", "ema", "optimizer", "scaler")
 log = logging.getLogger(__name__)
 
 
-class BadStep(Exception):
+class BadStep(NumericsError):
     """A step has gone wrong before anything was applied.
 
     Args:
@@ -39,7 +39,8 @@ class BadStep(Exception):
     """
 
     def __init__(self, kind: str, loss: float = math.nan) -> None:
-        super().__init__(kind)
+        told = f"the loss is {loss:.6g}" if kind != "gradient" else "the loss is finite, but its gradient is not"
+        super().__init__(f"{told}; {ADVICE}")
         self.kind, self.loss = kind, loss
 
 
