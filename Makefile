@@ -10,7 +10,7 @@ LONG := slow or full or browser or gpu
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: train test test-full bench docs lint format setup setup-dev clean
+.PHONY: train test test-full bench docs audit fuzz lint format setup setup-dev clean
 
 train: setup
 	$(VENV_PYTHON) train.py -c $(CONFIG) $(ARGS)
@@ -30,6 +30,13 @@ docs: setup-dev
 
 chaos: setup-dev
 	$(VENV_PYTHON) -m tests.chaos $(ARGS)
+
+audit: setup-dev
+	@$(VENV_PYTHON) -m pip install -q -c constraints.txt -e ".[audit]"
+	$(VENV_PYTHON) .ci/audit.py
+
+fuzz: setup-dev
+	$(VENV_PYTHON) -m tests.fuzz $(ARGS)
 
 lint: setup-dev
 	@status=0; for linter in "ruff check ." "ruff format --check ." "mypy"; do \

@@ -33,6 +33,14 @@ def is_served(address: str) -> bool:
         return False
 
 
+def listening_at(port: int) -> list[str]:
+    """Addresses, in the kernel's hexadecimal form, at which something listens to a port."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return [
+        line[1].partition(":")[0] for line in lines if line[3] == "0A" and int(line[1].partition(":")[2], 16) == port
+    ]
+
+
 def wait_for(is_true: Callable[[], bool], seconds: float = 30) -> bool:
     end = time.monotonic() + seconds
     while not is_true() and time.monotonic() < end:
@@ -50,6 +58,7 @@ def test_open_serves_the_runs_on_this_machine_alone_and_ends_with_the_program_ho
             assert line, "ended without an address"
             found = ADDRESS.search(line)
         assert is_served(found[1])
+        assert set(listening_at(int(found[1].rstrip("/").rpartition(":")[2]))) == {"0100007F"}, "127.0.0.1 alone"
         process.send_signal(signal.SIGKILL)
     assert wait_for(lambda: not is_served(found[1]))
 

@@ -39,6 +39,10 @@ HOSTILE += [
 HOSTILE += ["__import__('os').system('touch marker')", "lambda: 0", "!!python/name:os.system", "lenet.LeNet\x00"]
 
 
+def test_there_are_at_least_forty_of_them() -> None:
+    assert len(set(HOSTILE)) >= 40
+
+
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     yield

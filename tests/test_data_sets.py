@@ -171,6 +171,12 @@ def test_missing_files_are_fetched_once_from_the_first_mirror_that_has_them(
     assert len(IDX(str(folder), "test", mirrors=["http://127.0.0.1:9/"])) == 7
 
 
+def test_only_the_web_is_a_mirror(tmp_path: Path, mirror: tuple[str, Path]) -> None:
+    with pytest.raises(DataError, match=r"not an address that begins with https:// or http://"):
+        IDX(str(tmp_path / "data"), "test", mirrors=[f"file://{mirror[1]}/"])
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_file_with_a_wrong_checksum_is_refused_and_nothing_is_left(tmp_path: Path, mirror: tuple[str, Path]) -> None:
     path = mirror[1] / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-1])

@@ -85,7 +85,8 @@ def test_a_worker_that_outlives_a_killed_run_does_not_hold_its_lock(tmp_path: Pa
 @pytest.mark.parametrize(
     "name",
     ["../../x", "/etc/x", "a\0b", "x" * 65, "CON", "con.txt", "lpt1", "", "-rf", ".hidden", "a b", "a\nb", "ü", "x.",
-     "..", ".", "a/b", "a\\b", "~", "$HOME", "a;b", "*", "a\x1b[2J"],
+     "..", ".", "a/b", "a\\b", "~", "$HOME", "a;b", "*", "a\x1b[2J", "..\\..\\x",
+     "a:b", "x/..", "%2e%2e", "\u202ex", "aux.tar.gz", " x", "a\tb", "x\u2044y", "~root"],
 )  # fmt: skip
 def test_no_name_leads_out_of_save_dir(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 to 64 letters"):

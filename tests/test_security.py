@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import logging
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
 import time
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.logger.console import log_to_file
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.resume import load_weights, open_checkpoint
 from src.utils.command import run_command
@@ -25,6 +31,16 @@ from src.utils.paths import PROJECT_ROOT
 from tests.conftest import product_files
 from tests.trainer_kit import make_trainer
 from train import main
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Commands set up logging for a whole process: put it back."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    yield
+    log_to_file(None)
+    root.handlers[:] = handlers
 
 
 class Payload:
@@ -126,6 +142,74 @@ def test_every_file_of_a_run_keeps_to_the_umask_and_is_never_writable_by_all(tmp
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*")}
     assert modes and not [path for path, mode in modes.items() if mode & 0o077]
+
+
+def small_words(folder: Path) -> list[str]:
+    return ["-c", "configs/line.yaml", f"trainer.save_dir={folder / 'runs'}", "trainer.epochs=2", "-q"]
+
+
+def test_nothing_that_a_command_makes_can_be_changed_by_all_whatever_the_umask(tmp_path: Path, alone: None) -> None:
+    before = os.umask(0)
+    try:
+        assert run_command(lambda: main(small_words(tmp_path))) == 0
+    finally:
+        os.umask(before)
+    made = list((tmp_path / "runs").rglob("*"))
+    assert len(made) > 5 and not [path for path in made if path.stat().st_mode & stat.S_IWOTH]
+
+
+def test_training_connects_to_nothing(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise AssertionError(f"connects to {address}")
+
+    def refuse_name(*words: object, **named: object) -> None:
+        raise AssertionError(f"looks up {words}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse_name)
+    assert run_command(lambda: main(small_words(tmp_path))) == 0
+
+
+@pytest.mark.full
+def test_training_needs_no_network_at_all(tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a network of its own is not allowed here")
+    command = ["unshare", "-n", sys.executable, "train.py", *small_words(tmp_path), "loader.num_workers=1"]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_core_needs_few_packages_and_each_is_pinned() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.split(r"[<>=\[ ]", line)[0] for line in project["dependencies"]]
+    assert len(names) <= 8, "the six of the users, numpy, one more"
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines if "keel[" not in line]
+    pinned = {line.partition("==")[0].lower() for line in (PROJECT_ROOT / "constraints.txt").read_text().splitlines()}
+    assert [name for name in names if name.lower() not in pinned] == []
+    assert all(re.search(r">=\d", line) for line in [*project["dependencies"], *extras])
+
+
+def test_sharded_checkpoints_whose_index_is_pickled_are_not_read() -> None:
+    """torch.distributed.checkpoint unpickles a file `.metadata`: nothing of it is used but what gathers states."""
+    found = [
+        f"{path.name}:{node.lineno} {name}"
+        for path in product_files()
+        if path.suffix == ".py" and "tests" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Attribute))
+        for name in [ast.unparse(node)]
+        if "distributed.checkpoint" in name and "checkpoint.state_dict" not in name
+    ]
+    assert found == []
+
+
+@pytest.mark.full
+def test_bandit_finds_nothing() -> None:
+    pytest.importorskip("bandit")
+    command = [sys.executable, "-m", "bandit", "-q", "-r", ".", "-c", "pyproject.toml"]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_checkpoint_behind_a_pipe_or_a_folder_does_not_hang(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,42 @@ def test_what_the_machine_has_no_more_of_is_one_line_with_exit_code_5(
     assert exit_code(error) == run_command(fail) == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+class Watch(Hook):
+    """Notes memory and open files of this process at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.resident_mib: list[float] = []
+        self.open_files: list[int] = []
+
+    def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.resident_mib.append(pages * resource.getpagesize() / 2**20)
+        self.open_files.append(len(list(Path("/proc/self/fd").iterdir())))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+def test_memory_and_open_files_do_not_grow_from_epoch_to_epoch(tmp_path: Path) -> None:
+    watch = Watch()
+    make_trainer(tmp_path / "run", epochs=14, hooks=(watch,)).fit()
+    assert len(watch.resident_mib) == 14
+    assert watch.resident_mib[-1] - watch.resident_mib[3] <= 5
+    assert len(set(watch.open_files[1:])) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system here")
+def test_a_run_on_another_file_system_than_that_of_temporary_files_is_saved_and_goes_on() -> None:
+    folder = Path("/dev/shm") / f"keel-test-{os.getpid()}"
+    try:
+        make_trainer(folder, epochs=1).fit()
+        assert folder.stat().st_dev != Path(tempfile.gettempdir()).stat().st_dev
+        trainer = make_trainer(folder, epochs=2)
+        trainer.load_state_dict(open_checkpoint(folder)[1])
+        trainer.fit()
+        assert open_checkpoint(folder)[1]["progress"]["step"] == trainer.progress.step > 7
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_errors_that_are_bugs_keep_their_traceback() -> None:

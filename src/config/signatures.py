@@ -112,7 +112,7 @@ def hints_of(target: Any) -> dict[str, Any]:
     for names in (None, _ABSTRACT):  # the usual names under TYPE_CHECKING
         try:
             return get_type_hints(function, localns=names)
-        except Exception:  # annotations are code of others: further such names, odd metaclasses
+        except Exception:  # annotations are code of others: further such names, odd metaclasses  # nosec B112
             continue
     return {}
 

@@ -233,7 +233,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Commit of the code and whether it was changed since; None outside a repository or without git."""
 
     def git(*words: str) -> str:
-        ran = subprocess.run(
+        ran = subprocess.run(  # the PATH knows which git is meant  # nosec B607
             ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
         )  # fmt: skip
         return ran.stdout.strip()

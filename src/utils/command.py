@@ -31,6 +31,7 @@ def run_command(main: Callable[[], int]) -> int:
     The traceback is shown with `--traceback`, and always for errors that are no `KeelError`: those are bugs. What the
     machine has no more of (memory, disk, open files) is told like a `KeelError`.
     """
+    os.umask(os.umask(0o077) | 0o002)  # whatever is made, not everybody may change it
     code = _run(main)
     ranks = current_ranks()
     if code in FINAL:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-_SECRET = r"pass(?:word|wd)?|secret|token|api_?key|credentials?|private_?key"
-_SECRET_KEY = re.compile(rf"({_SECRET})$", re.IGNORECASE)
+_WORDS = r"pass(?:word|wd)?|secret|token|api_?key|credentials?|private_?key"
+_SECRET_KEY = re.compile(rf"({_WORDS})$", re.IGNORECASE)
 _URL_LOGIN = re.compile(r"(?<=://)(?:[^/\s:@]+:[^/\s@]+|[^/\s@:]{16,})(?=@)")
 """A name with a password, or a name alone that is as long as a token."""
-_URL_QUERY = re.compile(rf"([?&][\w-]*(?:{_SECRET}|signature)=)[^&#\s]+", re.IGNORECASE)
-_SECRET_IN_TEXT = re.compile(rf"(\b\w*(?:{_SECRET})[\"']?\s*:\s*)[^,}}\]\s]+", re.IGNORECASE)
+_URL_QUERY = re.compile(rf"([?&][\w-]*(?:{_WORDS}|signature)=)[^&#\s]+", re.IGNORECASE)
+_SECRET_IN_TEXT = re.compile(rf"(\b\w*(?:{_WORDS})[\"']?\s*:\s*)[^,}}\]\s]+", re.IGNORECASE)
 """`{type: x.Y, args: {api_key: sk-1}}` as one word of a command line."""
 _INNOCENT = re.compile(r"(cls|pad|mask|unk|bos|eos|sep|sos|start|end|stop|image|special)_token", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{env:\w+\}")
