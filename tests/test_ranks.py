@@ -15,8 +15,9 @@ from src.trainer.memory import TaskMemory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.together import SharedStep
+from src.utils.device import find_device
 from src.utils.errors import CheckpointError, ConfigError
-from src.utils.ranks import ALONE
+from src.utils.ranks import ALONE, Ranks
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
 TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated")]
@@ -53,6 +54,19 @@ def test_what_ranks_carry_is_not_divided_among_others() -> None:
     task = Task()
     with pytest.raises(CheckpointError, match="carries a state of each of 2 processes; go on with as many"):
         TaskMemory(task, torch.device("cpu")).load_state_dict({"of_ranks": [{}, {}]})
+
+
+class Second(Ranks):
+    local_rank, is_alone = 1, False
+
+
+def test_ranks_do_not_share_a_gpu() -> None:
+    for name in ("cuda:0", "0"):
+        with pytest.raises(ConfigError, match="several processes need a GPU each; use cuda, or a list such as 0,1"):
+            find_device(name, Second())
+    with pytest.raises(ConfigError, match="2 devices, and there is a process number 3"):
+        find_device("cpu,cpu", type("Third", (Second,), {"local_rank": 2})())
+    assert find_device("cpu,cpu", Second()) == torch.device("cpu")
 
 
 class ByItself(Task):

@@ -27,6 +27,8 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     if ranks.local_rank >= len(names) > 1:
         raise ConfigError(f"device: {name}: {len(names)} devices, and there is a process number {ranks.local_rank + 1}")
     name = names[ranks.local_rank if len(names) > 1 else 0]
+    if ranks.local_rank > 0 and len(names) == 1 and (name.isdigit() or name.startswith("cuda:")):
+        raise ConfigError(f"trainer.device: {name}: several processes need a GPU each; use cuda, or a list such as 0,1")
     if not ranks.is_alone and name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{ranks.local_rank}"
     if name == "auto":
