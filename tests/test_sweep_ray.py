@@ -117,6 +117,7 @@ def test_a_trial_is_the_run_that_its_config_makes_alone_bit_for_bit(small: tuple
     assert_same_run(folder / "trial_000", next((config.parent / "alone").iterdir()))
 
 
+@pytest.mark.full
 def test_a_sweep_with_another_config_is_not_gone_on_with(small: tuple[Path, Path, str]) -> None:
     config, folder, _ = small
     done = subprocess.run(
@@ -125,6 +126,7 @@ def test_a_sweep_with_another_config_is_not_gone_on_with(small: tuple[Path, Path
     assert done.returncode == 2 and "trainer.epochs: 3 -> 4" in done.stderr, done.stderr
 
 
+@pytest.mark.full
 def test_an_address_at_which_no_cluster_answers_is_told(small: tuple[Path, Path, str]) -> None:
     config, folder, _ = small
     words = ["--address", "127.0.0.1:9", "--resume", str(folder), "tune.samples=1"]
