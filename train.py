@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
         from src.compat.run import train as train_theirs
 
         return train_theirs(argv)
+    ranks = find_ranks()  # first: only one of several is to tell what is wrong with their command line
     arguments = parse_training(argv, __doc__)
     answered = answer(arguments)
     if answered is not None:
@@ -43,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
         from src.replay import replay
 
         return replay(arguments.replay, arguments.overrides, arguments.trusted)
-    ranks = find_ranks()
     if (code := ranks.recall("code")) is not None:  # an earlier attempt has ended, and not by accident
         return int(code)
     is_many = arguments.folds or arguments.seeds  # they find out themselves what to go on with

@@ -206,6 +206,14 @@ def test_sigterm_to_the_job_saves_and_leaves_with_its_code(make: Callable[..., P
 
 
 @pytest.mark.full
+def test_a_mistake_that_all_ranks_were_given_is_told_once(make: Callable[..., Path]) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1")
+    ended = train(make("wrong"), "-d", "cpu", "trainer.epoch=3", launcher=launcher)
+    assert ended.returncode != 0
+    assert ended.stderr.count("error: ") == 1 and "did you mean" in ended.stderr, ended.stderr
+
+
+@pytest.mark.full
 def test_ranks_with_different_configs_are_refused(make: Callable[..., Path]) -> None:
     config = make("differs")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")

@@ -105,7 +105,8 @@ class Group(Ranks):
             self._watch.last_words = last_words
 
     def remember(self, name: str, text: str) -> None:
-        self._job.set(f"keel/{name}", text)
+        with suppress(RuntimeError, WorkerError):  # the launcher has gone; there will be no later attempt
+            self._job.set(f"keel/{name}", text)
 
     def recall(self, name: str) -> str | None:
         text = None
