@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from src.trainer.groups import parameter_groups
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings
 from src.utils.ranks import Ranks
-from tests.ranks_kit import Parts, Result, main, train
+from tests.ranks_kit import Parts, Result, by_one, by_ranks, main, train
 from tests.trainer_kit import NoisyRows
 
 FSDP = ParallelSettings("fsdp")
@@ -113,6 +115,19 @@ def halfway(ranks: Ranks, folder: Path, parallel: ParallelSettings = FSDP) -> Re
     return going_on(ranks, parallel, epochs=2, checkpoints=own)
 
 
+def halfway_in_shards(ranks: Ranks, folder: Path) -> Result:
+    """Best after the first epoch, in step 7; keeps that and the two newest, of steps 12 and 14."""
+    own = folder / f"shards-{ranks.world_size}"
+    own.mkdir(exist_ok=True)
+    parallel = ParallelSettings("fsdp", save_shards=True)
+    return going_on(ranks, parallel, epochs=2, checkpoints=own, save_every_steps=3)
+
+
+def resumed_in_shards(ranks: Ranks, folder: Path) -> Result:
+    """Goes on from the parts that two processes have saved; whoever does."""
+    return going_on(ranks, ParallelSettings("fsdp", save_shards=True), resume=folder / "shards-2")
+
+
 def whole_way(ranks: Ranks, folder: Path) -> Result:
     return going_on(ranks, FSDP)
 
@@ -136,8 +151,34 @@ def going_on(ranks: Ranks, parallel: ParallelSettings, **changes: Any) -> Result
 
 SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
     each.__name__: each
-    for each in (plain, clipped, grouped, mixed, skipped, parts, halfway, whole_way, resumed, resumed_by_ddp)
+    for each in (
+        plain,
+        clipped,
+        grouped,
+        mixed,
+        skipped,
+        parts,
+        halfway,
+        halfway_in_shards,
+        whole_way,
+        resumed,
+        resumed_in_shards,
+        resumed_by_ddp,
+    )
 }
+
+_kept: list[TemporaryDirectory[str]] = []
+
+
+@cache
+def outcomes() -> tuple[Path, dict[int, dict[str, Result]]]:
+    """Return the folder and the results of all scenarios in one process and in two, made once for all tests."""
+    _kept.append(TemporaryDirectory())
+    folder, later = Path(_kept[0].name), [name for name in SCENARIOS if name.startswith("resumed")]
+    one = by_one([name for name in SCENARIOS if name not in later], folder, SCENARIOS)
+    two = by_ranks(2, [*SCENARIOS], folder, "shards_kit")
+    return folder, {1: one | by_one(later, folder, SCENARIOS), 2: two}
+
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:], SCENARIOS)

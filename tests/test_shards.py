@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,21 @@ from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE
 from tests.conftest import ROOT
 from tests.ranks_kit import Result, Scaled, TwoPlayers, by_one, by_ranks, loader_of
-from tests.shards_kit import FSDP, SCENARIOS, Block, Deep
+from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, outcomes
 from tests.trainer_kit import NoisyRows
 
-EXACT = [name for name in SCENARIOS if name not in ("mixed", "halfway")]
+EXACT = [name for name in SCENARIOS if name not in ("mixed", "halfway", "halfway_in_shards")]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shards")
+def folder() -> Path:
+    return outcomes()[0]
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> Iterator[dict[int, dict[str, Result]]]:
+def found() -> dict[int, dict[str, Result]]:
     """What one process finds, and what two find, each going on from what the other has saved."""
-    first = [name for name in SCENARIOS if not name.startswith("resumed")]
-    one = by_one(first, folder, SCENARIOS)
-    two = by_ranks(2, [*SCENARIOS], folder, "shards_kit")
-    yield {1: one | by_one(["resumed", "resumed_by_ddp"], folder, SCENARIOS), 2: two}
+    return outcomes()[1]
 
 
 def assert_same(one: Result, several: Result) -> None:
@@ -78,7 +74,13 @@ def test_a_run_goes_on_with_another_number_of_processes_or_another_way_of_sharin
     found: dict[int, dict[str, Result]],
 ) -> None:
     whole_way = found[1]["whole_way"]
-    for run in (found[1]["resumed_by_ddp"], found[2]["resumed"], found[2]["resumed_by_ddp"]):
+    for run in (
+        found[1]["resumed_by_ddp"],
+        found[2]["resumed"],
+        found[2]["resumed_by_ddp"],
+        found[1]["resumed_in_shards"],
+        found[2]["resumed_in_shards"],
+    ):
         assert run["progress"] == whole_way["progress"]
         for name, weight in whole_way["weights"].items():
             assert torch.allclose(weight, run["weights"][name], rtol=0, atol=2e-6), name

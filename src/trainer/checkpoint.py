@@ -2,7 +2,8 @@
 
 A save writes `step-00000050.pt` and then `step-00000050.json`, its manifest: size, CRC-32, step. The manifest is the
 commit mark; a data file without one is litter. `last.pt` and `best.pt` are hard links to the data file (copies where
-the file system has no links), so they cost nothing.
+the file system has no links), so they cost nothing. Where several processes save their shards, the data file names the
+folder beside it that holds them; the same mark commits both.
 
 CRC-32 is chosen because it is the cheapest sum that notices every accident (36 ms per 100 MB, against 160 and more
 for BLAKE2b); it is no defence against an attacker. Nothing here can run code: files are read with `weights_only=True`.
@@ -15,8 +16,7 @@ import logging
 import os
 import shutil
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -25,7 +25,8 @@ import torch
 from torch.utils.serialization import config
 
 from src.trainer.plain import check_plain
-from src.utils.direct_file import CHUNK_BYTES, DirectFile, sync_folder
+from src.trainer.shard_files import RECORD, put_together
+from src.utils.direct_file import CHUNK_BYTES, DirectFile, file_checksum, sync_folder
 from src.utils.errors import CheckpointError, ResourceError
 from src.utils.paths import shown_path
 from src.utils.torch_version import check_torch
@@ -55,6 +56,7 @@ class CheckpointStore:
         self.give_up.clear()
         for litter in self.folder.glob(".tmp-*"):
             litter.unlink()
+        self.drop_shards()
         for path in self.folder.glob("step-*.pt"):
             if not path.with_suffix(".json").exists():
                 path.unlink()  # never committed
@@ -86,6 +88,7 @@ class CheckpointStore:
         try:
             temporary, num_bytes, checksum = self._write(path, state)
             manifest = {"format": FORMAT, "step": step, "bytes": num_bytes, "crc32": checksum, "is_best": is_best}
+            manifest |= {RECORD: state[RECORD]["folder"]} if RECORD in state else {}
             if before := read_manifest(path.with_suffix(".json")):  # this step again: till the swap is done, fit both
                 self._write_manifest(path.with_suffix(".json"), {**manifest, "before": before})
             temporary.replace(path)
@@ -97,6 +100,7 @@ class CheckpointStore:
         except BaseException as error:
             for litter in self.folder.glob(".tmp-*"):
                 litter.unlink(missing_ok=True)
+            self.drop_shards()
             if not isinstance(error, OSError):
                 raise
             free_mib = shutil.disk_usage(self.folder).free / 2**20 if self.folder.exists() else 0
@@ -178,6 +182,12 @@ class CheckpointStore:
         for manifest_path in [*manifests[: max(0, end - self.keep)], *manifests[end:]]:
             manifest_path.unlink(missing_ok=True)
             manifest_path.with_suffix(".pt").unlink(missing_ok=True)
+        self.drop_shards()
+
+    def drop_shards(self) -> None:
+        """Delete the shards that no checkpoint names."""
+        for shards in loose_shards(self.folder):
+            shutil.rmtree(shards, ignore_errors=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         check_plain(state)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: refused, {error}") from error
-    return state
+    return put_together(state, path.parent) if RECORD in state else state
 
 
 def _check_whole(path: Path) -> None:
@@ -261,10 +271,18 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def file_checksum(path: Path) -> int:
-    """Return the CRC-32 of a file."""
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
+def loose_shards(folder: Path, besides: Container[Path] = ()) -> list[Path]:
+    """Return the shards that no checkpoint names; none where a manifest is damaged, for it may have named some.
+
+    Args:
+        folder: Of checkpoints.
+        besides: Manifests that do not count.
+    """
+    paths = [path for path in (*folder.glob("step-*.json"), folder / "best.json") if path.exists()]
+    manifests = [read_manifest(path) for path in paths if path not in besides]
+    named: set[Any] = set()
+    for manifest in manifests:
+        if manifest is None:
+            return []
+        named |= {manifest.get(RECORD), manifest.get("before", {}).get(RECORD)}
+    return sorted(path for path in folder.glob("*.shards") if path.name not in named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,6 +75,19 @@ class OneProcess:
         return Step(
             trainer.task, trainer.forward, trainer.optimizers, self.settings, trainer.device, take, trainer.progress
         )
+
+    def bring(self, state: Callable[[], Mapping[str, Any]], folder: Path | None, step: int) -> Mapping[str, Any]:
+        """Return what rank 0 saves of the state of a run.
+
+        Args:
+            state: Makes it; all processes must call this.
+            folder: Where other processes put what they save themselves; None: nothing is saved now.
+            step: Of the state.
+
+        Raises:
+            ResourceError: Another process could not write its part.
+        """
+        return state()
 
     def own(self, batches: Sequence[Any]) -> Sequence[Any]:
         """Return what this process has read of `batches`."""

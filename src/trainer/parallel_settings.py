@@ -24,6 +24,10 @@ class ParallelSettings:
     cpu_offload: bool = False
     """With fsdp: keep weights, gradients and optimizer states in the CPU's memory, where the optimizer steps too."""
 
+    save_shards: bool = False
+    """With fsdp: every process saves its own part, into a folder beside the checkpoint, instead of rank 0 all of them.
+    Such a checkpoint is read as any other, by any number of processes."""
+
     sync_batch_norm: bool = False
     """Batch norms take mean and variance over the rows of all processes, not of each; on GPUs."""
 
@@ -51,7 +55,7 @@ class ParallelSettings:
         if self.mode == "fsdp":
             wrong, other = [key for key in ("find_unused", "static_graph") if getattr(self, key)], "ddp"
         else:
-            wrong, other = [key for key in ("shard", "cpu_offload") if getattr(self, key)], "fsdp"
+            wrong, other = [key for key in ("shard", "cpu_offload", "save_shards") if getattr(self, key)], "fsdp"
         if wrong:
             raise ConfigError(
                 f"trainer.parallel.{wrong[0]}: goes with mode: {other}, found mode: {self.mode}; change one of them"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.logger.run_dir import RunDir
-from src.trainer.checkpoint import is_whole
+from src.trainer.checkpoint import is_whole, loose_shards
 from src.utils.errors import ConfigError
 
 
@@ -41,11 +41,13 @@ def spare_files(run: Path) -> list[Spare]:
     newest = next((path for path in reversed(steps) if is_whole(path)), None)
     if newest is None:
         return spare  # nothing is certain here: keep all
-    return spare + [
-        Spare(path, f"older than {newest.name}", _size(path) + _size(path.with_suffix(".json")))
-        for path in steps
-        if path < newest and not any(path.samefile(other) for other in kept)
-    ]
+    older = [path for path in steps if path < newest and not any(path.samefile(other) for other in kept)]
+    shards = loose_shards(folder, [path.with_suffix(".json") for path in older])
+    return (
+        spare
+        + [Spare(path, f"older than {newest.name}", _size(path) + _size(path.with_suffix(".json"))) for path in older]
+        + [Spare(path, "of no checkpoint that stays", sum(map(_size, path.iterdir()))) for path in shards]
+    )
 
 
 def delete(run: Path, spare: Sequence[Spare]) -> None:

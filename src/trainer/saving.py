@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,10 +15,12 @@ from src.trainer.checkpoint import CheckpointStore
 from src.trainer.host_copy import HostCopy
 from src.trainer.nonfinite import tensors_in
 from src.trainer.plain import check_plain
+from src.trainer.shard_files import RECORD
 from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
 from src.utils.ranks import ALONE, Ranks
 
+State = Callable[[], Mapping[str, Any]]
 MAX_FAILED_SAVES = 3
 SPARE_BYTES = 1 << 20
 """For logs and manifests."""
@@ -33,11 +36,19 @@ class Saver:
         in_background: Copy the state and let a thread write it. The first save of a process is waited for all the
             same, so that `max_time` knows how long one takes, and so is the last one.
         ranks: All of them bring their part of the state; rank 0 writes.
+        bring: Returns what rank 0 is to write; what others write by themselves goes beside it, if a folder is given.
     """
 
-    def __init__(self, folder: Path | None, keep: int, in_background: bool = False, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        keep: int,
+        in_background: bool = False,
+        ranks: Ranks = ALONE,
+        bring: Callable[[State, Path | None, int], Mapping[str, Any]] = lambda state, folder, step: state(),
+    ) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
-        self.ranks = ranks
+        self.ranks, self._bring = ranks, bring
         self.saved_step = -1
         """The step whose state is on disk."""
         self._in_background, self._num_saved, self._num_failed, self._lost_best_step = in_background, 0, 0, -1
@@ -45,21 +56,22 @@ class Saver:
         self._thread: ThreadPoolExecutor | None = None
         self._writing: tuple[Callable[[], object], int, bool] | None = None
 
-    def prepare(self, state: Mapping[str, Any]) -> None:
+    def prepare(self, state: State) -> None:
         """Tidy up after a killed save, and look whether two states fit on the disk.
 
         Args:
-            state: As it would be saved now. Optimizers that have made no step yet are counted as Adam's.
+            state: Makes it as it would be saved now. Optimizers that have made no step yet are counted as Adam's.
 
         Raises:
             CheckpointError: It holds what no checkpoint can.
             ResourceError: They do not fit.
         """
+        content = self._bring(state, None, 0)
         if self.store is None or not self.ranks.is_main:
             return
-        check_plain(state)
+        check_plain(content)
         self.store.recover()
-        num_bytes, free = state_bytes(state), shutil.disk_usage(self.store.folder).free
+        num_bytes, free = state_bytes(content), shutil.disk_usage(self.store.folder).free
         if free < 2 * num_bytes + SPARE_BYTES:
             raise ResourceError(
                 f"{shown_path(self.store.folder)}: checkpoints need about {2 * num_bytes / 2**20 + 1:.0f} MiB, "
@@ -79,7 +91,14 @@ class Saver:
             return
         self._finish()
         is_best = is_best or step == self._lost_best_step  # the same weights once more
-        content = state()
+        try:
+            content = self._bring(state, self.store.folder, step)
+        except ResourceError as error:
+            if self.ranks.is_main:
+                self.store.drop_shards()
+            self._writing = partial(_fail, error), step, is_best
+            self._finish(is_last_chance)
+            return
         if not self.ranks.is_main:
             self.saved_step = step
             return
@@ -150,9 +169,14 @@ class Saver:
             self.saved_step, self._num_failed, self._num_saved = step, 0, self._num_saved + 1
 
 
+def _fail(error: Exception) -> None:
+    raise error
+
+
 def state_bytes(state: Mapping[str, Any]) -> int:
     """Return about how many bytes a state has on disk once every optimizer has made a step."""
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(state))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(state["model"]))
+    elsewhere = int(state.get(RECORD, {}).get("bytes", 0))
+    num_bytes = elsewhere + sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(state))
+    weights = elsewhere + sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(state["model"]))
     has_moments = any(tensors_in(value) for name, value in state.items() if name.split(".")[0] == "optimizer")
     return num_bytes + (0 if has_moments else 2 * weights)

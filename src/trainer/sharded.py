@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from src.trainer.nonfinite import FiniteGradients
 from src.trainer.parallel import OneProcess, Replicas
 from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
+from src.trainer.shard_saving import save_shards, take_apart
 from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from src.trainer.trainer import Trainer
 
 Take = Callable[[StepOutput, Any], None]
+Gather = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Unsharded(OneProcess):
@@ -46,6 +49,8 @@ class Unsharded(OneProcess):
 
 class Sharded(Replicas):
     """Trains a model of which every process holds a shard of each weight, gradient and optimizer state."""
+
+    _leaves_shards = False
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         check_settings(self.settings)
@@ -77,15 +82,30 @@ class Sharded(Replicas):
     def finite_gradients(self, device: torch.device) -> FiniteGradients:
         return FiniteShards(device, self.ranks)
 
+    def gather(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state with whole tensors, on rank 0, or with its shards where each process saves its own."""
+        gathered: dict[str, Any] = state if self._leaves_shards else whole(state, self.ranks.is_main)
+        return gathered
+
+    def bring(self, state: Callable[[], Mapping[str, Any]], folder: Path | None, step: int) -> Mapping[str, Any]:
+        if not self.settings.parallel_settings.save_shards:
+            return state()
+        self._leaves_shards = True
+        try:
+            content = state()
+        finally:
+            self._leaves_shards = False
+        return take_apart(content)[0] if folder is None else save_shards(content, folder, step, self.ranks)
+
     def as_whole(self, stateful: Mapping[str, Stateful]) -> dict[str, Stateful]:
         return {name: self._as_whole(owner) for name, owner in stateful.items()}
 
     def _as_whole(self, owner: Any) -> Stateful:
         if isinstance(owner, nn.Module):
-            return WholeModel(owner, self.ranks)
+            return WholeModel(owner, self.gather)
         if isinstance(owner, AveragedWeights):
-            return WholeAverage(owner, self.ranks)
-        return WholeOptimizer(owner, self.ranks) if isinstance(owner, OptimizerMemory) else owner
+            return WholeAverage(owner, self.gather)
+        return WholeOptimizer(owner, self.gather) if isinstance(owner, OptimizerMemory) else owner
 
 
 class ShardedStep(SharedStep):
@@ -133,12 +153,11 @@ class FiniteShards(FiniteGradients):
 class WholeModel:
     """A model's state as one process would save it; rank 0 gets it."""
 
-    def __init__(self, model: nn.Module, ranks: Ranks) -> None:
-        self.model, self._ranks = model, ranks
+    def __init__(self, model: nn.Module, gather: Gather) -> None:
+        self.model, self._gather = model, gather
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = whole(self.model.state_dict(), self._ranks.is_main)
-        return state
+        return self._gather(self.model.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         load_weights(self.model, shard_weights(self.model, state), "weights")
@@ -147,8 +166,8 @@ class WholeModel:
 class WholeAverage(WholeModel):
     """The same of a moving average."""
 
-    def __init__(self, average: AveragedWeights, ranks: Ranks) -> None:
-        super().__init__(average.model, ranks)
+    def __init__(self, average: AveragedWeights, gather: Gather) -> None:
+        super().__init__(average.model, gather)
 
     def state_dict(self) -> dict[str, Any]:
         return {"model": super().state_dict()}
@@ -160,8 +179,8 @@ class WholeAverage(WholeModel):
 class WholeOptimizer:
     """An optimizer's state as one process would save it; rank 0 gets it."""
 
-    def __init__(self, memory: OptimizerMemory, ranks: Ranks) -> None:
-        self._memory, self._ranks = memory, ranks
+    def __init__(self, memory: OptimizerMemory, gather: Gather) -> None:
+        self._memory, self._gather = memory, gather
 
     @property
     def optimizer(self) -> Optimizer:
@@ -169,8 +188,7 @@ class WholeOptimizer:
         return self._memory.optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = whole(self._memory.state_dict(), self._ranks.is_main)
-        return state
+        return self._gather(self._memory.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._memory.load_state_dict({**state, "state": shard_optimizer(self.optimizer, state["state"])})

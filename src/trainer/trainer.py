@@ -88,9 +88,9 @@ class Trainer:
         self.settings, self.record = settings, {"batch_size": train_loader.batch_size, **(record or {})}
         self.freezing = freezing or Freezing(self.model)
         self.val_loaders = dict(val_loaders or {})
-        self.logger, self.hooks = logger or Logger([]), list(hooks)
+        self.logger, self.hooks, self.journal = logger or Logger([]), list(hooks), Journal(self)
         self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
-        self.journal, self.saver = Journal(self), Saver(checkpoints, settings.keep, settings.save_in_background, ranks)
+        self.saver = Saver(checkpoints, settings.keep, settings.save_in_background, ranks, self.parallel.bring)
 
         self.progress = Progress()
         compile_args = settings.compile if isinstance(settings.compile, dict) else {}
@@ -131,7 +131,7 @@ class Trainer:
             NumericsError: A loss is not finite. On the CPU that step is not applied; it is never saved.
             ResourceError: Three saves in a row failed, or the one at the end.
         """
-        self.saver.prepare(self.state_dict())
+        self.saver.prepare(self.state_dict)
         self.tell("on_fit_start")
         try:
             with StopSignals(self.settings.max_time_s) as self._signals, self.saver:
