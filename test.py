@@ -12,10 +12,14 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from src.config.command_line import Parser, add_common_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from src.saved_run import SavedRun
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -25,6 +29,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", metavar="PART", help="which part to evaluate: test (default), val, train, test_...")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     parser.add_argument("--predict", metavar="FILE", help="write predictions for this part as .csv or .jsonl")
+    parser.add_argument(
+        "--slice", action="append", default=[], metavar="COLUMN", help="report by the values of this column too"
+    )
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -40,52 +47,72 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.saved_run import SavedRun
-    from src.trainer.evaluate import evaluate, predict
-    from src.trainer.predictions import output_kind, prediction_tables, write_tables
-    from src.trainer.rehearse import describe_length
-    from src.trainer.report import KeptMeters, write_report
-    from src.utils.paths import shown_path
 
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
     try:
-        experiment = run.experiment
+        name = choose_part(options.split, run.experiment.parts)
     except DataError as error:
         if options.predict and any(word.startswith("data") for word in options.overrides):
             advice = f"python predict.py -r {options.run} --input FILE needs no labels"
             raise DataError(f"{error}\n--predict is for the run's own parts; {advice}") from error
         raise
-    name = choose_part(options.split, experiment.parts)
-    loader = run.loader(experiment.parts[name])
     for line in run.data_changes(name):
         print(f"warning: {line}", file=sys.stderr)
-
     if options.predict:
-        outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
-        kind = output_kind(experiment.task.criterion)
-        names = run.class_names if kind != "values" else None
-        count = write_tables(Path(options.predict), prediction_tables(loader.part, outputs, kind, names))
-        print(f"{count} predictions of {name} written to {options.predict}")
-        return 0
+        write_predictions(run, name, Path(options.predict))
+    else:
+        judge(run, name, options.slice)
+    return 0
+
+
+def write_predictions(run: SavedRun, name: str, path: Path) -> None:
+    """Write what the model says of each row of the part `name`."""
+    from src.trainer.evaluate import predict
+    from src.trainer.predictions import output_kind, prediction_tables, write_tables
+
+    experiment, loader = run.experiment, run.loader(run.experiment.parts[name])
+    outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
+    kind = output_kind(experiment.task.criterion)
+    names = run.class_names if kind != "values" else None
+    count = write_tables(path, prediction_tables(loader.part, outputs, kind, names))
+    print(f"{count} predictions of {name} written to {path}")
+
+
+def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
+    """Evaluate the part `name`, print its metrics with their intervals, and write them and the report into the run.
+
+    Raises:
+        DataError: The data have no column of a name in `slices`.
+    """
+    from src.data.split import column_of
+    from src.trainer.evaluate import evaluate
+    from src.trainer.rehearse import describe_length
+    from src.trainer.report import KeptMeters, write_report
+    from src.trainer.report_pictures import HINT, has_matplotlib
+    from src.utils.paths import shown_path
+
+    experiment, progress, part = run.experiment, run.state["progress"], run.experiment.parts[name]
+    for column in slices:
+        column_of(part.dataset, column, "--slice")  # a wrong one is told before the work
     meters = KeptMeters(experiment.metrics, run.device)
-    progress = run.state["progress"]
+    loader = run.loader(part)
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp, epoch=progress["epoch"])
     write_metrics(run.path / "test_metrics.json", name, values, progress)
-    at = f"epoch {progress['epoch']}, step {progress['step']}"
-    title, subtitle = (
-        f"{run.config.name}: {name}",
-        f"{shown_path(run.path)}, {at}, {describe_length(loader.part)} samples",
-    )
+    where, at = shown_path(run.path), f"epoch {progress['epoch']}, step {progress['step']}"
+    length = describe_length(part)
     report = run.path / "report" / ("index.html" if name == "test" else f"{name}.html")
     intervals = write_report(
-        report, run.path, title, subtitle, loader.part, experiment.task, meters, values, run.class_names
-    )
-    print(f"{name} of {shown_path(run.path)}, {at}: {describe_length(loader.part)} rows")
+        report, run.path, f"{run.config.name}: {name}", f"{where}, {at}, {length} samples", part, experiment.task,
+        meters, values, run.class_names, slices,
+    )  # fmt: skip
+    print(f"{name} of {where}, {at}: {length} rows")
     width = max(map(len, values))
     for key, value in values.items():
         low, high = intervals.get(key, (math.nan, math.nan))
         print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
     print(f"report: {shown_path(report)}")
-    return 0
+    if not has_matplotlib():
+        print(HINT)
 
 
 def choose_part(wanted: str | None, parts: Mapping[str, object]) -> str:

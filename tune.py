@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from src.config.command_line import Parser, add_common_options, collect_overrides, find_config
 from src.config.load import load_config
+from src.config.mistakes import placed
 from src.config.registry import trust, use_folder
 from src.utils.command import run_command
 
@@ -44,13 +45,14 @@ def main(argv: Sequence[str]) -> int:
     path = find_config(options.config)
     use_folder(path.parent)
     trust(options.trust)
-    config = load_config(path, collect_overrides(options))
+    config = load_config(path, collect_overrides(options), whole_report=True)
     from src.sweep.run import check_sweep, run_sweep
 
-    if options.check:
-        print(*check_sweep(config), sep="\n")
-        return 0
-    return run_sweep(config, path, options.resume, options.address, tuple(options.trust))
+    with placed(config.places):
+        if options.check:
+            print(*check_sweep(config), sep="\n")
+            return 0
+        return run_sweep(config, path, options.resume, options.address, tuple(options.trust))
 
 
 if __name__ == "__main__":

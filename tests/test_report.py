@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -12,7 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
+from torch.utils.data import Dataset
 
 import test as test_command
 import train
@@ -25,6 +30,8 @@ from src.logger.report.samples import Sample
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet, accuracy
 from src.trainer.report import KeptMeters, bootstrap, write_report
+from src.trainer.report_pictures import draw_classes, draw_values
+from src.trainer.slices import groups, slice_sections
 from src.trainer.task import StepOutput, Task
 from tests.conftest import ROOT
 
@@ -172,6 +179,57 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert any("default-src 'none'" in (given.get("content") or "") for _, given in page.tags)
 
 
+@given(
+    st.lists(
+        st.one_of(st.none(), st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.integers(0, 9).map(str)), min_size=1
+    )
+)
+def test_slices_of_texts_hold_every_row_once(values: list[str | None]) -> None:
+    masks = [mask for _, mask in groups(np.array(values, dtype=object))]
+    assert torch.stack(masks).sum(0).tolist() == [1] * len(values)
+
+
+@given(st.lists(st.one_of(st.integers(-5, 5), st.floats(-1e6, 1e6), st.just(math.nan)), min_size=1, max_size=60))
+def test_slices_of_numbers_hold_every_row_once(values: list[float]) -> None:
+    masks = [mask for _, mask in groups(np.array(values, dtype=float))]
+    assert torch.stack(masks).sum(0).tolist() == [1] * len(values)
+
+
+class Coloured(Dataset[Any]):
+    """Rows of two colours; `colour` may be sliced by."""
+
+    colour = np.array(["red", "blue", "red", "blue", "blue", "red"])
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(1), 0
+
+
+def test_a_slice_has_the_metric_of_its_own_rows() -> None:
+    part = Part("test", Coloured(), indices=torch.tensor([5, 0, 1, 3]))  # red, red, blue, blue
+    outputs = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([1, 0, 0, 0])
+    (html,) = slice_sections(part, ["colour"], MetricSet({"accuracy": accuracy}), outputs, targets)
+    assert Page(html).text.split("By colour")[1].startswith("colourrowsaccuracyred20.5000blue20.5000")
+    (html,) = slice_sections(part, ["colour"], MetricSet({"accuracy": accuracy}), outputs, torch.tensor([1, 1, 0, 0]))
+    assert "red21.000blue20.5000" in Page(html).text
+
+
+def test_figures_are_written_as_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    random = np.random.default_rng(0)
+    scores = random.random((60, 3))
+    draw_classes(tmp_path, scores / scores.sum(1, keepdims=True), random.integers(0, 3, 60), ["a", "b", "c, long"])
+    draw_values(tmp_path, random.random((60, 1)), random.random((60, 1)), ["y"])
+    names = {"confusion", "roc", "precision_recall", "calibration", "predicted", "residuals"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in names}
+    for path in tmp_path.iterdir():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 500 and pixels.std() > 10
+
+
 # In a browser.
 
 
@@ -184,7 +242,7 @@ def shapes(num_rows: int = 240) -> pd.DataFrame:
     return table
 
 
-def report_of(folder: Path, target: str, rest: str) -> Path:
+def report_of(folder: Path, target: str, rest: str, *words: str) -> Path:
     """Train and test on a small table; return the report."""
     shapes().drop(columns={"shape", "area"} - {target}).to_csv(folder / "shapes.csv", index=False)
     config = f"""
@@ -201,7 +259,7 @@ optimizer: {{type: AdamW, args: {{lr: 0.05}}}}
     (folder / "shapes.yaml").write_text(config)
     assert train.main(["-c", str(folder / "shapes.yaml"), f"trainer.save_dir={folder}"]) == 0
     (run,) = (folder / "shapes").iterdir()
-    assert test_command.main(["-r", str(run)]) == 0
+    assert test_command.main(["-r", str(run), *words]) == 0
     return run / "report" / "index.html"
 
 
@@ -251,9 +309,9 @@ def opened(browser: Any, report: Path, name: str) -> str:
 
 @pytest.mark.browser
 def test_a_classifiers_report_in_a_browser(browser: Any, tmp_path: Path) -> None:
-    text = opened(browser, report_of(tmp_path, "shape", CLASSES), "classes")
-    for words in ("96 samples", "Only 96 samples", "95 % interval", "Classes", "Confusion", "ROC", "Calibration",
-                  "Expected calibration error", "Most confused samples", "Learning curves", EVIL):  # fmt: skip
+    text = opened(browser, report_of(tmp_path, "shape", CLASSES, "--slice", "note"), "classes")
+    for words in ("96 samples", "Only 96 samples", "95 % interval", "Classes", "Confusion", "ROC", "Calibration", EVIL,
+                  "Expected calibration error", "Most confused samples", "Learning curves", "By note"):  # fmt: skip
         assert words in text, words
     assert browser.execute_script("return document.querySelectorAll('svg').length") >= 6
     assert "width" in text and "note" in text  # cells of the samples
@@ -266,3 +324,17 @@ def test_a_regressions_report_in_a_browser(browser: Any, tmp_path: Path) -> None
                   "R², share of the variance explained", "always saying the median", "Learning curves"):  # fmt: skip
         assert words in text, words
     assert browser.execute_script("return document.querySelectorAll('svg circle').length") >= 180
+
+
+@pytest.mark.browser
+def test_a_text_models_report_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    config = ROOT / "examples" / "start" / "text" / "text.yaml"
+    words = [f"trainer.save_dir={tmp_path}", "name=shapes", "trainer.epochs=8", "trainer.device=cpu"]
+    assert train.main(["-c", str(config), *words]) == 0
+    (run,) = (tmp_path / "shapes").iterdir()
+    assert test_command.main(["-r", str(run)]) == 0
+    text = opened(browser, run / "report" / "index.html", "text")
+    for word in ("60 samples", "delivery", "payment", "product", "Worst samples", "Most confused samples"):
+        assert word in text, word
+    messages = pd.read_csv(config.with_name("messages.csv"))["message"]
+    assert sum(message in text for message in messages) >= 12  # the texts themselves

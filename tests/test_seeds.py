@@ -125,6 +125,12 @@ def test_a_mistake_on_the_command_line_is_told(words: list[str], told: str) -> N
         train.main(["-c", str(ROOT / "configs/line.yaml"), *words])
 
 
+def test_what_cannot_begin_leaves_no_folder_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean `Linear`"):
+        repeat(tmp_path, "x", 3, "model.type=linear.Liner")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("words", [["compare"], ["compare", "saved"], ["compare", "saved", "no/such/folder"]])
 def test_compare_says_which_folders_it_wants(words: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"two folders are needed|no such folder"):

@@ -18,6 +18,8 @@ import torch
 import yaml
 
 from src.config.load import load_config
+from src.logger.console import number
+from src.logger.run_index import list_runs
 from src.sweep.record import newest_sweep
 from src.trainer.resume import open_checkpoint
 from tests.conftest import ROOT
@@ -84,10 +86,13 @@ def test_a_good_trial_finishes_a_hopeless_one_is_pruned_and_a_crash_ends_nothing
     table = pd.read_csv(folder / "trials.csv").set_index("trial")
     assert list(table.index) == ["trial_000", "trial_001", "trial_002"], "the best stands first"
     assert table["evaluations"].to_list() == [3, 1, 0]
+    row = next(line for line in printed.splitlines() if line.startswith("trial_001  pruned"))
+    assert f"val/loss {number(table['val/loss']['trial_001'])}" in row, "what was told is what is in the table"
     assert "stopping: pruned after 1 evaluations" in (folder / "trial_001/log.txt").read_text()
     assert open_checkpoint(folder / "trial_001")[1]["progress"]["epoch"] == 1, "saved where it was stopped"
     assert "trial_002 crashed (exit code 6)" in printed and "trial_002/output.txt" in printed
     assert "3 of 3: 1 finished, 1 pruned, 1 crashed" in printed
+    assert [each[0].end for each in list_runs(folder).values()] == ["finished", "pruned", "crashed"]
 
 
 def test_the_console_shows_no_more_than_our_own_lines(small: tuple[Path, Path, str]) -> None:
@@ -176,6 +181,10 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def descendants(pid: int) -> list[int]:
     found = [pid]
     for each in found:
@@ -202,8 +211,8 @@ def test_a_sweep_whose_driver_is_killed_goes_on_and_ends_with_the_same_bits(slow
     other = slow_config.parent / "again" / "x.yaml"
     other.write_text(slow_config.read_text().replace(f"save_dir: {slow_config.parent}", f"save_dir: {other.parent}"))
     undisturbed, _ = sweep(other)
-    for number in range(4):
-        assert_same_run(folder / f"trial_{number:03d}", undisturbed / f"trial_{number:03d}")
+    for index in range(4):
+        assert_same_run(folder / f"trial_{index:03d}", undisturbed / f"trial_{index:03d}")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trial_*/metrics.csv")}
     sweep(slow_config, "--resume", "tune.max_concurrent=1")
     assert before == {path: path.stat().st_mtime_ns for path in before}, "what is finished is kept"
@@ -219,13 +228,17 @@ def test_a_trial_or_a_worker_that_is_killed_goes_on_and_ctrl_c_saves_all(slow_co
     victim, *_ = processes_of(folder)
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: outcomes(folder).count("finished") >= 1)
+    wait_for(lambda: list(processes_of(folder)))
+    os.kill(parent(next(processes_of(folder))), signal.SIGKILL)  # Ray starts another worker
+    wait_for(lambda: outcomes(folder).count("finished") >= 2)
+    assert "crashed" not in outcomes(folder)
     driver.send_signal(signal.SIGINT)
     printed, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130 and "--resume goes on" in printed, printed
     assert not list(processes_of(folder))
     sweep(slow_config, "--resume")
     assert outcomes(folder) == ["finished"] * 4
-    assert len({(folder / f"trial_{number:03d}" / "metrics.csv").read_bytes() for number in range(4)}) == 4
+    assert len({(folder / f"trial_{index:03d}" / "metrics.csv").read_bytes() for index in range(4)}) == 4
 
 
 def listens(pid: int) -> Iterator[str]:

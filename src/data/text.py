@@ -198,6 +198,10 @@ class Texts(Dataset[Any]):
             )
         return column_in(self._frame, name, self.where).to_numpy()
 
+    def cells(self, row: int) -> dict[str, Any]:
+        """Return the text of a row, for people to read."""
+        return {"text": self.texts[row]}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the vocabulary and the classes."""
         return {"words": self.words, "class_names": self.class_names}

@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from src.logger.run_dir import write_file
 from src.logger.sink import FLUSH_EVERY_S, Sink
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@lru_cache(maxsize=4096)
+def _column(name: str) -> str:
+    return _CONTROL.sub("?", name)
 
 
 class CSVFile(Sink):
@@ -37,7 +43,7 @@ class CSVFile(Sink):
             cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
             for name, value in values.items():
                 if not name.startswith("time/"):
-                    cells[_CONTROL.sub("?", name)] = repr(value)
+                    cells[_column(name)] = repr(value)
             self._waiting.append(cells)
             self._rows += 1
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:

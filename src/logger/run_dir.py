@@ -108,7 +108,7 @@ class RunDir:
             parent.mkdir(parents=True, exist_ok=True)
             if not parent.resolve().is_relative_to(save_dir.resolve()):
                 raise ConfigError(f"trainer.save_dir: {shown_path(parent)} is a link that leads out of {save_dir}")
-            run = cls(_new_folder(parent))
+            run = cls(new_folder(parent))
             run.checkpoints.mkdir()
         except (FileExistsError, NotADirectoryError) as error:
             file = next(path for path in (parent, *parent.parents) if path.exists())
@@ -201,8 +201,9 @@ class RunDir:
         write_file(path, json.dumps(started, indent=2, ensure_ascii=False) + "\n")
 
 
-def _new_folder(parent: Path) -> Path:
-    start = time.strftime("%m%d_%H%M%S")
+def new_folder(parent: Path, prefix: str = "") -> Path:
+    """Make a folder `parent/prefixMMDD_HHMMSS[-2]` that nobody else has, also when many start in the same second."""
+    start = f"{prefix}{time.strftime('%m%d_%H%M%S')}"
     number = 1
     while True:
         path = parent / (start if number == 1 else f"{start}-{number}")

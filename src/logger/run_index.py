@@ -41,7 +41,8 @@ class RunRecord:
     config: dict[str, Any]
     """Value by dotted key."""
     end: str
-    """`finished`, `stopped` (by a signal) or `crashed`; of a run that is running, what it would be if it died now."""
+    """`finished`, `pruned` (by a sweep), `stopped` (by a signal) or `crashed`; of a run that is running, what it would
+    be if it died now."""
     monitor: str
     """`min val/loss`; empty when nothing is watched."""
     best: float | None
@@ -190,7 +191,7 @@ def _is_complete(config: Mapping[str, Any], epochs: int, step: int) -> bool:
 
 def _end_and_time(log: str, is_complete: bool) -> tuple[str, float | None]:
     """Return how the last start of a run ended, and how long all starts took."""
-    end, seconds, first, last = "crashed", 0.0, None, None
+    end, seconds, first, last, is_pruned = "crashed", 0.0, None, None, False
     for line in log.splitlines():
         try:
             at = datetime.fromisoformat(line[:23].replace(",", "."))
@@ -199,10 +200,11 @@ def _end_and_time(log: str, is_complete: bool) -> tuple[str, float | None]:
         message = line[24:].partition(" ")[2].lstrip()
         if message.startswith("run  ") or first is None:
             seconds += (last - first).total_seconds() if first and last else 0.0
-            first, end = at, "crashed"
+            first, end, is_pruned = at, "crashed", False
         last = at
         if message.startswith("stopping:"):
             is_complete = True  # by patience, or a hook: as the config had it
+            is_pruned = message.startswith("stopping: pruned")
         elif message.startswith("done in "):
-            end = "finished" if is_complete else "stopped"
+            end = "pruned" if is_pruned else "finished" if is_complete else "stopped"
     return end, None if first is None or last is None else seconds + (last - first).total_seconds()

@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def check_installed() -> None:
         )
 
 
+@lru_cache(maxsize=4096)
 def part_and_tag(name: str) -> tuple[str, str]:
     """Folder and chart of a value: `val/loss` is `loss` in `val`; what belongs to no part is shown with `train`."""
     part, _, tag = name.partition("/")

@@ -7,7 +7,6 @@ import fcntl
 import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from src.config.changes import differences
 from src.config.mistakes import dotted
 from src.config.settings import Config
-from src.logger.run_dir import write_file
+from src.logger.run_dir import new_folder, write_file
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path
 from src.utils.secrets import masked
@@ -99,15 +98,8 @@ class SweepFolder:
     @classmethod
     def create(cls, parent: Path, config: Config) -> SweepFolder:
         """Make a new folder below `parent`."""
-        start, number = time.strftime("tune_%m%d_%H%M%S"), 1
-        while True:
-            path = parent / (start if number == 1 else f"{start}-{number}")
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                number += 1
-            else:
-                break
+        parent.mkdir(parents=True, exist_ok=True)
+        path = new_folder(parent, "tune_")
         folder = cls(path)
         write_file(path / "sweep.yaml", _text(config))
         return folder

@@ -20,7 +20,7 @@ from src.logger.run_dir import check_run_name
 from src.sweep.draws import check_installed
 from src.sweep.outcome import tell_outcome
 from src.sweep.ray_tune import Sweep, check_resources, num_cores, run_trials
-from src.sweep.record import SweepFolder, newest_sweep
+from src.sweep.record import CRASHED, SweepFolder, newest_sweep
 from src.sweep.space import check_space, draw, num_trials, plain_name
 from src.trainer.saving import state_bytes
 from src.training import prepare, try_out
@@ -63,6 +63,8 @@ def run_sweep(
         code = int(stopped.code or 1)
     for line in tell_outcome(sweep, config_file):
         log.info("%s", line)
+    if all(trial.outcome == CRASHED for trial in folder.trials()):
+        return code or 1
     if code:
         log.info("stopped; python tune.py -c %s --resume goes on", shown_path(config_file))
     return code

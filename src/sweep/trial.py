@@ -53,6 +53,7 @@ class Reports(Hook):
 
     def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
         if epoch is not None and self.metric in values:
+            trainer.logger.flush()  # what the sweep reads in `metrics.csv` is what it was told
             self._report(trainer, values[self.metric])
 
     def _report(self, trainer: Trainer, value: float) -> None:

@@ -23,6 +23,8 @@ from src.logger.report.values import value_sections
 from src.model.metric import MetricSet
 from src.trainer.meters import Meters
 from src.trainer.predictions import class_probabilities, output_kind, row_names
+from src.trainer.report_pictures import draw_classes, draw_values, has_matplotlib
+from src.trainer.slices import slice_sections
 from src.trainer.task import StepOutput, Task
 
 NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 5.0
@@ -102,9 +104,9 @@ def bootstrap(
 
 def write_report(
     path: Path, run: Path, title: str, subtitle: str, part: Part, task: Task, meters: KeptMeters,
-    values: Mapping[str, float], class_names: Sequence[str] | None,
+    values: Mapping[str, float], class_names: Sequence[str] | None, slices: Sequence[str] = (),
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
-    """Write the report on `part`, one HTML file, and return the intervals of its numbers.
+    """Write the report on `part`, one HTML file and its figures beside it, and return the intervals of its numbers.
 
     Args:
         path: The file; it is replaced.
@@ -116,6 +118,10 @@ def write_report(
         meters: What `evaluate` filled.
         values: What `evaluate` returned.
         class_names: Names of the classes, if they have any.
+        slices: Columns of the data by whose values the results are shown too.
+
+    Raises:
+        DataError: There is no such column.
     """
     kept = meters.rows()
     intervals, num_resamples = bootstrap(task, meters.metrics, *kept) if kept and len(kept[0]) > 1 else ({}, 0)
@@ -126,13 +132,18 @@ def write_report(
         )
     sections.append(results(values, intervals, num_resamples))
     if kept:
-        sections += _detailed(part, task, *kept, class_names)
+        figures = path.parent / part.name
+        figures.mkdir(parents=True, exist_ok=True)
+        sections += slice_sections(part, slices, meters.metrics, *kept)
+        sections += _detailed(part, task, *kept, class_names, figures)
+    elif slices:
+        sections.append(warning("No slices: outputs are not one row per sample."))
     write_page(path, title, subtitle, [*sections, *curves(run / "metrics.csv"), *about(run)])
     return intervals
 
 
 def _detailed(
-    part: Part, task: Task, outputs: Tensor, targets: Tensor, class_names: Sequence[str] | None
+    part: Part, task: Task, outputs: Tensor, targets: Tensor, class_names: Sequence[str] | None, folder: Path
 ) -> Iterator[Html]:
     kind = output_kind(task.criterion)
     probabilities = class_probabilities(outputs, kind)
@@ -150,6 +161,8 @@ def _detailed(
         if positions:
             chosen = probabilities[known].double().numpy(), labels[known, 0].long().numpy()
             yield from class_sections(*chosen, names, lambda position: show(positions[position]))
+            if has_matplotlib():
+                draw_classes(folder, *chosen, names)
     elif outputs.numel() == targets.numel() and kind == "values":
         decode = getattr(part.dataset, "decode", None)
         pair = [values.float().reshape(len(values), -1) for values in (outputs, targets)]
@@ -158,6 +171,8 @@ def _detailed(
         if len(names) != true.shape[1]:
             names = ["target"] if true.shape[1] == 1 else [f"target {k}" for k in range(true.shape[1])]
         yield from value_sections(predicted, true, names, show)
+        if has_matplotlib():
+            draw_values(folder, predicted, true, names)
 
 
 def _shower(part: Part) -> Show:

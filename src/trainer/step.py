@@ -110,6 +110,7 @@ class Step:
             for optimizer in self.optimizers.values():
                 optimizer.step()
             return
+        free_cached_memory(self.device)
         self._update(batches)
 
     def _update(self, batches: Sequence[Any]) -> None:
