@@ -14,6 +14,7 @@ import yaml
 from src.config import load_config
 from src.config.registry import use_folder
 from src.config.signatures import check_components
+from src.sweep.space import check_space
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -67,10 +68,18 @@ def _missed(copy: Path, text: str, root: yaml.Node, each: int) -> Iterator[str]:
             copy.write_text(text[: key.start_mark.index] + typo + text[key.end_mark.index :], encoding="utf-8")
             where = f"{copy}:{key.start_mark.line + 1}:{key.start_mark.column + 1} {'.'.join(path[:-1])}"
             try:
-                check_components(load_config(copy))
+                config = load_config(copy)
+                check_components(config)
+                if config.tune:
+                    check_space(config)
             except ConfigError as error:
-                lines = [line for line in str(error).splitlines() if line.startswith(where) and f"{typo}: unk" in line]
-                if not any(f"`{key.value}`" in line.partition("did you mean")[2] for line in lines):
+                lines = [
+                    line
+                    for line in str(error).splitlines()
+                    if line.startswith(where) and f"{typo}: " in line and "unknown" in line
+                ]
+                meant = {f"`{key.value}`", *(f"`{word}`" for word in key.value.split("."))}  # of a sweep: a dotted key
+                if not any(word in line.partition("did you mean")[2] for line in lines for word in meant):
                     yield f"{where}, {typo}: {error}"
             else:
                 yield f"{where}, {typo}: nothing was said"

@@ -81,7 +81,7 @@ def hint(key: str, path: KeyPath, known: set[str]) -> str:
         return f"; `{key}` belongs to `{dotted(owner)}`" if owner else f"; `{key}` belongs to the top level"
     if key in _OTHER_WORDS and _OTHER_WORDS[key] != dotted((*path, key)):
         return f"; write `{_OTHER_WORDS[key]}`"
-    return did_you_mean(key, known)
+    return did_you_mean(key, known if path else {*known, "base"})
 
 
 def is_part_name(name: str) -> bool:

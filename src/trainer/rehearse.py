@@ -133,10 +133,12 @@ class _BatchNorms:
         Raises:
             DataError: Names the layer, and what to change.
         """
-        part, settings = loader.part, loader.settings
-        if not self._found or part.name != "train" or part.is_iterable or settings.drop_last:
+        part = loader.part
+        if not self._found or loader.batch_size is None or part.name != "train" or part.is_iterable:
             return
-        if settings.sampler is None and settings.batch_sampler is None and len(part) % loader.batch_size == 1:
+        settings = loader.settings
+        is_plain = not settings.drop_last and settings.sampler is None and settings.batch_sampler is None
+        if is_plain and len(part) % loader.batch_size == 1:
             raise DataError(
                 f"{part.name}: {len(part)} rows in batches of {loader.batch_size} leave a last batch of 1 row, of "
                 f"which {self._found[0]} can learn no spread; use loader.drop_last=true or another loader.batch_size"
