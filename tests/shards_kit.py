@@ -19,6 +19,8 @@ from src.model.metric import accuracy, f1
 from src.trainer.groups import parameter_groups
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings
+from src.trainer.task import StepOutput, Task
+from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 from tests.ranks_kit import Parts, Result, by_one, by_ranks, main, train
 from tests.trainer_kit import NoisyRows
@@ -109,6 +111,35 @@ def parts(ranks: Ranks, folder: Path) -> Result:
     return trained(ranks, task=Parts(), model=model)
 
 
+class Answer:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Hiding(nn.Module):
+    """Returns an object that torch does not look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Answer:
+        return Answer(self.inner(inputs))
+
+
+class Opening(Task):
+    def step(self, model: Any, batch: Any) -> StepOutput:
+        return super().step(lambda inputs: model(inputs).logits, batch)
+
+
+def hidden(ranks: Ranks, folder: Path) -> Result:
+    try:
+        trained(ranks, task=Opening(nn.CrossEntropyLoss()), model=Hiding())
+    except ConfigError as error:
+        return {"refused": str(error)}
+    return {"refused": ""}
+
+
 def halfway(ranks: Ranks, folder: Path, parallel: ParallelSettings = FSDP) -> Result:
     own = folder / f"half-{ranks.world_size}"
     own.mkdir(exist_ok=True)
@@ -158,6 +189,7 @@ SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
         mixed,
         skipped,
         parts,
+        hidden,
         halfway,
         halfway_in_shards,
         whole_way,

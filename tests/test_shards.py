@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from src.data.loader import Loader
 from src.saved_run import load_model
 from src.trainer.checkpoint import CheckpointStore
 from src.trainer.freezing import Freezing
+from src.trainer.hooks import Hook
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.recompute import recompute
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.shards import find_units
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
+from src.trainer.views import Graph
 from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE
 from tests.conftest import ROOT
@@ -28,7 +31,7 @@ from tests.ranks_kit import Result, Scaled, TwoPlayers, by_one, by_ranks, loader
 from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, outcomes
 from tests.trainer_kit import NoisyRows
 
-EXACT = [name for name in SCENARIOS if name not in ("mixed", "halfway", "halfway_in_shards")]
+EXACT = [name for name in SCENARIOS if name not in ("mixed", "hidden", "halfway", "halfway_in_shards")]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,11 @@ def test_a_run_goes_on_with_another_number_of_processes_or_another_way_of_sharin
             assert torch.allclose(weight, run["weights"][name], rtol=0, atol=2e-6), name
 
 
+def test_a_model_that_hides_its_tensors_is_refused_in_the_first_step(found: dict[int, dict[str, Result]]) -> None:
+    assert found[1]["hidden"] == {"refused": ""}
+    assert "Hiding returns an object that hides them; let it return tensors" in found[2]["hidden"]["refused"]
+
+
 def layout(value: Any) -> Any:
     """Return keys, types, shapes."""
     if isinstance(value, dict):
@@ -130,7 +138,9 @@ def test_two_gpus_with_half_a_model_each_train_what_one_trains(offload: str, tmp
         assert torch.allclose(weight, weights[1][name], atol=1e-4), name
 
 
-def alone(model: nn.Module | None = None, task: Task | None = None, **settings: Any) -> Trainer:
+def alone(
+    model: nn.Module | None = None, task: Task | None = None, hooks: Sequence[Hook] = (), **settings: Any
+) -> Trainer:
     model = model or Deep()
     return Trainer(
         task or Task(nn.CrossEntropyLoss()),
@@ -138,6 +148,7 @@ def alone(model: nn.Module | None = None, task: Task | None = None, **settings: 
         loader(),
         {"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)},
         TrainerSettings(parallel=FSDP, **settings),
+        hooks=hooks,
         freezing=Freezing(model, [FreezeSettings("first.*", until_epoch=1)] if "epochs" in settings else ()),
     )
 
@@ -169,6 +180,7 @@ class Tied(Deep):
     [
         ({"compile": True}, "trainer.compile: does not go with trainer.parallel: fsdp"),
         ({"nonfinite": "rollback"}, "trainer.nonfinite: rollback does not go with .*use skip or stop"),
+        ({"hooks": [Graph()]}, "hooks: views.Graph cannot trace a model under trainer.parallel: fsdp"),
         ({"epochs": 3}, "parameters.freeze: freezing for some epochs does not go with"),
         ({"model": Scalar()}, "the model's factor has none; make it torch.ones"),
         ({"model": Bare()}, "weight is held by a Bare, which has no forward"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
+from src.data.share import SharedBatch
 from src.trainer.ema import AveragedWeights
 from src.trainer.memory import OptimizerMemory, Stateful
 from src.trainer.nonfinite import FiniteGradients
@@ -21,9 +22,10 @@ from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
 from src.trainer.shard_saving import save_shards, take_apart
 from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
-from src.trainer.step import Step
+from src.trainer.step import Step, Weight, has_gradients
 from src.trainer.task import StepOutput, Task
 from src.trainer.together import SharedStep
+from src.trainer.views import Graph
 from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 
@@ -113,6 +115,16 @@ class ShardedStep(SharedStep):
 
     def _renew_replica(self) -> None:
         self._replica = ShardedTask(self.task, self.forward)
+
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight], Tensor]:
+        made = super()._fitting_gradients(batches)
+        if not any(map(has_gradients, self.optimizers.values())):  # else nothing would be trained, without a word
+            raise ConfigError(
+                "trainer.parallel: fsdp follows gradients through the tensors that the model returns, and "
+                f"{type(self.model).__name__.removeprefix('FSDP')} returns an object that hides them; let it return "
+                "tensors, or dataclasses, tuples, lists or dicts of them, or use ddp"
+            )
+        return made
 
 
 class ShardedTask:
@@ -226,6 +238,8 @@ def check_trainer(trainer: Trainer) -> None:
                 f"loss: {type(each).__name__} has weights of its own, and trainer.parallel: fsdp trains those of the "
                 "model alone; use ddp, or let the model hold them"
             )
+    if any(isinstance(hook, Graph) for hook in trainer.hooks):
+        raise ConfigError("hooks: views.Graph cannot trace a model under trainer.parallel: fsdp; leave it out")
     if trainer.freezing.has_phases:
         raise ConfigError(
             "parameters.freeze: freezing for some epochs does not go with trainer.parallel: fsdp; freeze for the whole "
