@@ -74,7 +74,7 @@ class DataSettings:
     """The dataset that `split` divides; all of it trains when there is no split."""
 
     split: SplitSettings | None = None
-    """What is held out of `source`, or of the `train` part where there is no `source`."""
+    """What is held out of this dataset, or of the part `train` where each part has a dataset of its own."""
 
     transforms: tuple[Component, ...] = ()
     """Applied in this order to every part that has none of its own."""
