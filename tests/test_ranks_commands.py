@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 
+from src.trainer.checkpoint import load_checkpoint
+from src.trainer.nonfinite import tensors_in
 from src.utils.errors import ConfigError
 from src.utils.launched import check_environment
 from tests.chaos import COMPONENTS, CONFIG, differences
@@ -142,6 +144,22 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(make: Callable[..., 
     assert "going on after step 12" in ended.stdout
     assert not differences(only_run(calm), only_run(killed))
     assert "lost" not in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.mark.full
+def test_a_killed_rank_goes_on_from_parts_to_the_same_bits(make: Callable[..., Path]) -> None:
+    calm, killed = make("calm"), make("killed")
+    sharing = "trainer.parallel={mode: fsdp, save_shards: true, max_restarts: 2}"
+    assert train(calm, "-d", "cpu,cpu", sharing).returncode == 0
+    ended = train(killed, "-d", "cpu,cpu", sharing, fault(killed, "kill", 14))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "going on after step 12" in ended.stdout
+    one, other = (load_checkpoint(only_run(config) / "checkpoints" / "last.pt") for config in (calm, killed))
+    for name in ("model", "optimizer", "ema", "progress", "rng"):
+        assert len(tensors_in(one[name])) == len(tensors_in(other[name]))
+        pairs = zip(tensors_in(one[name]), tensors_in(other[name]), strict=True)
+        assert all(torch.equal(first, second) for first, second in pairs), name
+    assert one["progress"] == other["progress"]
 
 
 @pytest.mark.full
