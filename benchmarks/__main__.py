@@ -27,6 +27,7 @@ START, END = "<!-- figures: written by `make bench` -->\n", "<!-- end of figures
 START_OTHERS, END_OTHERS = "<!-- others: written by `make bench` -->\n", "<!-- end of others -->\n"
 GROUPS = (
     steps.tiny_rows,
+    steps.tiny_compiled,
     steps.same_loader_rows,
     steps.lenet_epoch,
     steps.tabular_epoch,

@@ -49,6 +49,7 @@ class Case:
         batch_size: Rows.
         batches: Batches of the loop written by hand; None takes those of our loader.
         epochs: Passes in a round.
+        compile: Let the trainer compile the step.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Case:
         batch_size: int,
         batches: Batches | None = None,
         epochs: int = 1,
+        compile: bool = False,
     ) -> None:
+        self.compile = compile
         self.make_model, self.criterion, self.make_optimizer = make_model, criterion, make_optimizer
         self.loader = Loader(part, LoaderSettings(batch_size=batch_size), shuffle=True, seed=0)
         self.batches = batches or self.loader.batches
@@ -104,7 +107,7 @@ class Case:
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:
         model, optimizer = self.prepare()
-        settings = TrainerSettings(epochs=self.epochs)
+        settings = TrainerSettings(epochs=self.epochs, compile=self.compile)
         task, optimizers = Task(self.criterion), {"optimizer": optimizer}
         with measured() as watch:
             Trainer(task, model, self.loader, optimizers, settings, logger=logger, hooks=hooks).fit()
@@ -114,6 +117,20 @@ class Case:
         """Measure."""
         ours, by_hand = interleave(self.ours_with_defaults if defaults else self.ours, self.by_hand, rounds)
         return Row(work, hand, goal, ours, by_hand, self.epochs * len(self.loader), "step", note)
+
+
+class CompiledCase(Case):
+    """The same with `compile: true`; the step was compiled before it is measured."""
+
+    def ours(self) -> float:
+        """Train with the trainer, logging off."""
+        model, optimizer = self.prepare()
+        settings = TrainerSettings(epochs=self.epochs, compile=True)
+        trainer = Trainer(Task(self.criterion), model, self.loader, {"optimizer": optimizer}, settings)
+        trainer.step.make([next(iter(self.loader.batches()))])
+        with measured() as watch:
+            trainer.fit()
+        return watch.cpu_s
 
 
 @contextmanager
@@ -164,6 +181,15 @@ def tiny_rows(rounds: int) -> Iterator[Row]:
         case = Case(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, epochs)
         yield case.row(f"{work}, logging off", hand, goals[0], rounds)
         yield case.row(f"{work}, TensorBoard, CSV, bar", hand, goals[1], rounds, defaults=True)
+
+
+def tiny_compiled(rounds: int) -> Iterator[Row]:
+    """The tiny step compiled, against the same eager loop."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(96_000, 8), torch.randn(96_000, 1)
+    part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
+    case = CompiledCase(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches)
+    yield case.row("tiny regression step, compiled, logging off", "eager loop by hand, whole batches", 0.6, rounds)
 
 
 def same_loader_rows(rounds: int) -> Iterator[Row]:

@@ -28,6 +28,7 @@ NAMES = {
     "copy": "copying to the device",
     "forward": "forward",
     "backward": "backward",
+    "gradient": "forward and backward",
     "optimizer": "optimizer",
     "update": "the task's update",
     "metrics": "metrics",

@@ -11,6 +11,7 @@ from torch import nn
 
 from src.data.share import SharedBatch
 from src.model.metric import MetricSet
+from src.trainer.compiled import CompiledStep
 from src.trainer.ema import AveragedWeights
 from src.trainer.memory import Stateful
 from src.trainer.meters import Meters
@@ -72,7 +73,8 @@ class OneProcess:
             take: Called with what each batch gave.
             wants_to_stop: Whether this process wants the run to stop.
         """
-        return Step(
+        kind = CompiledStep if self.settings.compile else Step
+        return kind(
             trainer.task, trainer.forward, trainer.optimizers, self.settings, trainer.device, take, trainer.progress
         )
 

@@ -78,7 +78,8 @@ class TrainerSettings:
     """Autocast forward and loss to this type; fp16 scales the loss and needs a GPU."""
 
     compile: bool | dict[str, Any] = False
-    """Run the model through `torch.compile`; a mapping is passed on as its arguments."""
+    """Compile a step as far as its gradient with `torch.compile`, or the model alone where the task cannot be traced.
+    A mapping is passed on as its arguments: `{mode: reduce-overhead}` replays CUDA graphs, which helps small models."""
 
     recompute: tuple[str, ...] = ()
     """Modules that compute their activations again in the backward pass instead of keeping them, `["blocks.*"]`: less

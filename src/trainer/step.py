@@ -104,14 +104,18 @@ class Step:
             self._micro_batches.halve(batches, error)
             batch = output = None  # they hold what ran out
         else:
-            if self.max_grad_norm is not None:
-                self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-            self.look(self._parameters)
-            for optimizer in self.optimizers.values():
-                optimizer.step()
+            self._apply()
             return
         free_cached_memory(self.device)
         self._update(batches)
+
+    def _apply(self) -> None:
+        """Clip the gradients, look at them, and step."""
+        if self.max_grad_norm is not None:
+            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
+        self.look(self._parameters)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""

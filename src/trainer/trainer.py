@@ -20,6 +20,7 @@ from src.model.metric import MetricSet
 from src.trainer.account import Account
 from src.trainer.checkpoint import FORMAT
 from src.trainer.choose_parallel import choose_parallel
+from src.trainer.compiled import compiled
 from src.trainer.evaluate import EvaluationStopped
 from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
@@ -93,8 +94,7 @@ class Trainer:
         self.saver = Saver(checkpoints, settings.keep, settings.save_in_background, ranks, self.parallel.bring)
 
         self.progress = Progress()
-        compile_args = settings.compile if isinstance(settings.compile, dict) else {}
-        self.forward: Any = torch.compile(self.model, **compile_args) if settings.compile else self.model
+        self.forward = compiled(self.model, settings)
         self.step = self.parallel.make_step(self, self._take, self._wants_to_stop)
         self.account = Account(self.step, self.device, train_loader)
         self.guard = Guard(self)

@@ -1,0 +1,122 @@
+"""Compiled by torch: the model, and a step as far as its gradient in one graph where the task can be traced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.trainer.out_of_memory import is_out_of_memory
+from src.trainer.settings import TrainerSettings
+from src.trainer.step import Step, Update, drop_gradients, needs_closure
+from src.trainer.task import StepOutput
+from src.utils.device import to_device
+from src.utils.nested import with_parts
+
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+"""In these, CUDA replays what it has recorded, and writes its results over those of the time before."""
+log = logging.getLogger(__name__)
+
+
+def compiled(model: nn.Module, settings: TrainerSettings) -> Any:
+    """Return the compiled form of `model`, or `model` where `trainer.compile` is off."""
+    return torch.compile(model, **_compile_args(settings)) if settings.compile else model
+
+
+def _compile_args(settings: TrainerSettings) -> dict[str, Any]:
+    """Return what `torch.compile` is given."""
+    return dict(settings.compile) if isinstance(settings.compile, dict) else {}
+
+
+class CompiledStep(Step):
+    """Makes forward pass, loss and gradient in one compiled call, where the task can be traced as a whole.
+
+    Whether it can is found out at the first step, before anything is computed. Where it cannot, the model alone is
+    compiled, and the log says why. A graph is made anew for other shapes: twice for a ragged last batch, then no more.
+
+    Args: as of `Step`.
+    """
+
+    def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
+        apart = super()._choose(settings)
+        has_own_way = hasattr(self.task, "update") or any(map(needs_closure, self.optimizers.values()))
+        is_scaled = settings.accumulate_steps > 1 or settings.amp_dtype == "fp16"
+        if has_own_way or is_scaled or not hasattr(torch._dynamo.config, "trace_autograd_ops"):  # an older torch
+            return apart
+        self._apart = apart
+        args = _compile_args(settings)
+        self._is_replayed = args.get("mode") in GRAPH_MODES and self.device.type == "cuda"
+        torch._dynamo.config.trace_autograd_ops = True
+        forward: Any = self.forward
+        model = getattr(forward, "_orig_mod", forward)
+        self._graph: Any = torch.compile(self._differentiate(model), **{**args, "fullgraph": True})
+        return self._update_in_one, self._update_in_one
+
+    def _differentiate(self, model: nn.Module) -> Any:
+        task, amp, parameters = self.task, self.amp, self._parameters
+
+        def differentiate(batch: Any) -> tuple[StepOutput, list[Tensor | None]]:
+            with amp():
+                output = task.step(model, batch)
+            trained = [parameter for parameter in parameters if parameter.requires_grad]
+            found = iter(torch.autograd.grad(output.loss, trained, allow_unused=True))
+            gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
+            scalars = {name: value.detach() for name, value in output.scalars.items()}
+            outputs, targets = _detached(output.outputs), output.targets
+            return StepOutput(output.loss.detach(), outputs, targets, output.weight, scalars), gradients
+
+        return differentiate
+
+    def _update_in_one(self, batches: Sequence[Any]) -> None:
+        if self._progress.micro_batches > 1:
+            self._update(batches)
+            return
+        num_taken = 0
+        drop_gradients(self.optimizers)
+        self._mark("optimizer")
+        try:
+            batch = to_device(batches[0], self.device)
+            self._mark("copy")
+            if self._is_replayed:
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            output, gradients = self._graph(batch)
+            self._mark("gradient")
+            self.take(_kept(output) if self._is_replayed else output, batch)
+            num_taken = 1
+            self._mark("metrics")
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+            self._give_up(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._micro_batches.num_taken = num_taken
+            self._micro_batches.halve(batches, error)
+            batch = output = None
+        else:
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+            self._apply()
+            self._mark("optimizer")
+            return
+        self._update(batches)
+
+    def _give_up(self, error: Exception) -> None:
+        """Compile the model alone from now on."""
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        log.info("trainer.compile: the model alone is compiled, the step as a whole cannot be traced: %s", reason)
+        self._make, self._watched = self._apart
+        self.make = self._make
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else with_parts(value, _detached)
+
+
+def _kept(output: StepOutput) -> StepOutput:
+    """Return `output` with numbers that the next replay does not write over. Outputs are used before it."""
+    weight = output.weight.clone() if isinstance(output.weight, Tensor) else output.weight
+    scalars = {name: value.clone() for name, value in output.scalars.items()}
+    return StepOutput(output.loss.clone(), output.outputs, output.targets, weight, scalars)

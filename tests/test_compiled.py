@@ -1,0 +1,144 @@
+"""Compiled runs: the numbers of eager ones, a bounded number of graphs, checkpoints that go either way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from src.data.loader import Loader
+from src.data.part import Part
+from src.data.settings import LoaderSettings
+from src.trainer.hooks import Hook
+from src.trainer.resume import open_checkpoint
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import StepOutput, Task
+from src.trainer.trainer import Trainer
+from tests.trainer_kit import make_trainer
+
+TRACED = {"backend": "aot_eager"}
+"""All of the compiler but the making of machine code, which takes seconds."""
+WIDE = {"mse": (nn.MSELoss(), 1.0), "l1": (nn.L1Loss(), 0.5)}
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Net(nn.Module):
+    """A body, a head, and a part that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.unused = nn.Linear(8, 4), nn.Linear(4, 1), nn.Linear(2, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.body(inputs)))
+
+
+class Reading(Task):
+    """Reads its loss in mid-step, which no graph can hold."""
+
+    def step(self, model: Any, batch: Any) -> StepOutput:
+        output = super().step(model, batch)
+        print(end=f"{output.loss.item():.0f}"[:0])
+        return output
+
+
+class Rest(Hook):
+    """Freezes the head after the first epoch."""
+
+    def on_epoch_end(self, trainer: Trainer, values: Any) -> None:
+        trainer.model.head.requires_grad_(False)  # type: ignore[operator, union-attr]
+
+
+def regression(
+    task: Task | None = None, hooks: list[Hook] | None = None, device: str = "cpu", num_rows: int = 100, **settings: Any
+) -> Trainer:
+    """Return a trainer of a small regression in batches of 32, the last one ragged."""
+    torch.manual_seed(0)
+    model = Net()
+    part = Part("train", TensorDataset(torch.randn(num_rows, 8), torch.randn(num_rows, 1)))
+    loader = Loader(part, LoaderSettings(batch_size=32), shuffle=True, seed=0)
+    optimizers = {"optimizer": torch.optim.Adam(model.parameters(), lr=0.01)}
+    return Trainer(
+        task or Task(nn.MSELoss()), model, loader, optimizers, TrainerSettings(**{"epochs": 3, **settings}),
+        val_loaders={"val": loader}, hooks=hooks or [], device=torch.device(device),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [(None, {}), (Task(WIDE), {"max_grad_norm": 0.1}), (None, {"amp_dtype": "bf16"})],
+    ids=["plain", "two losses, clipped", "bf16"],
+)
+def test_a_step_in_one_graph_gives_the_numbers_of_an_eager_one(task: Task | None, settings: dict[str, Any]) -> None:
+    eager, whole = regression(task, **settings), regression(task, compile=TRACED, **settings)
+    assert whole.fit() == pytest.approx(eager.fit(), rel=1e-5)
+    assert whole.step.make == whole.step._update_in_one  # type: ignore[attr-defined]
+    for ours, theirs in zip(whole.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_ragged_batches_take_one_more_graph_each_for_training_and_evaluation_and_then_none() -> None:
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    regression(epochs=1, compile=TRACED).fit()
+    assert counted["unique_graphs"] - before == 4
+    for num_rows in (99, 70, 61, 50):
+        regression(epochs=2, num_rows=num_rows, compile=TRACED).fit()
+    assert counted["unique_graphs"] - before == 4
+
+
+def test_a_task_that_cannot_be_traced_has_its_model_compiled_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        whole = regression(Reading(nn.MSELoss()), compile=TRACED)
+        values = whole.fit()
+    assert values == pytest.approx(regression(Reading(nn.MSELoss())).fit(), rel=1e-5)
+    told = [record.message for record in caplog.records if "trainer.compile" in record.message]
+    assert len(told) == 1 and told[0].startswith("trainer.compile: the model alone is compiled")
+
+
+def test_parameters_that_begin_to_rest_stay_as_they_are_in_a_compiled_step() -> None:
+    eager, whole = regression(hooks=[Rest()]), regression(hooks=[Rest()], compile=TRACED)
+    assert whole.fit() == pytest.approx(eager.fit(), rel=1e-5)
+    assert all(parameter.grad is None for parameter in whole.model.head.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(TRACED, False), (False, TRACED)], ids=["with then without", "without then with"]
+)
+def test_a_run_goes_on_with_or_without_compiling(first: Any, then: Any, tmp_path: Path) -> None:
+    whole = regression().fit()
+    begun = regression(compile=first, epochs=1)
+    begun.fit()
+    state = begun.state_dict()
+    assert not any("_orig_mod" in name for name in state["model"])
+    going_on = regression(compile=then)
+    going_on.load_state_dict(state)
+    assert going_on.fit() == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.full
+def test_machine_code_made_of_a_step_gives_the_numbers_of_an_eager_one(tmp_path: Path) -> None:
+    assert regression(compile=True).fit() == pytest.approx(regression().fit(), rel=1e-4)
+    make_trainer(tmp_path, epochs=2, compile=True).fit()  # dropout, batch norm, metrics
+    assert not any("_orig_mod" in name for name in open_checkpoint(tmp_path)[1]["model"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_replayed_from_cuda_graphs_give_the_numbers_of_eager_ones() -> None:
+    replayed = regression(Task(WIDE), device="cuda", compile={"mode": "reduce-overhead"}).fit()
+    assert replayed == pytest.approx(regression(Task(WIDE), device="cuda").fit(), rel=1e-4)
