@@ -16,7 +16,7 @@ from src.config.answers import answer
 from src.config.command_line import Arguments, parse_training
 from src.config.mistakes import placed
 from src.utils.command import run_command
-from src.utils.errors import ConfigError
+from src.utils.errors import CheckpointError, ConfigError
 from src.utils.launched import find_ranks, is_launched
 from src.utils.ranks import ALONE, Ranks
 
@@ -143,6 +143,8 @@ def open_run(arguments: Arguments, ranks: Ranks) -> tuple[Config, Path | None, d
         if not wanted:
             return config, None, None
     run_dir, state = open_together(Path(wanted), ranks)
+    if "config" not in state:
+        raise CheckpointError(f"{run_dir}: its checkpoint holds no config; trainer.init_from takes its weights alone")
     if config is None:
         use_recorded_folder(state.get("config_folder"))
         trust(arguments.trusted)

@@ -210,6 +210,41 @@ def test_hostile_and_strange_checkpoints_end_with_4(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300 * 1024, "KiB"
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        (("model", "layers.3.bias"), "x", "layers.3.bias is no tensor there"),
+        (("model",), [], "its model is a list"),
+        (("optimizer", "state"), "x", "optimizer does not fit this run"),
+        (("lr_scheduler",), torch.zeros(0), "lr_scheduler does not fit this run"),
+        (("data",), torch.zeros(2, 3), "its data is a Tensor"),
+        (("data",), {"inputs": 1}, "what training learned of the data is damaged in the checkpoint"),
+        (("parts",), "../../x", "its parts is a str"),
+        (("rng", "python"), torch.tensor(0), "rng does not fit this run"),
+        (("config",), None, "its config is a NoneType"),
+        (("meters", "scalars"), 1.5, "meters does not fit this run"),
+    ],
+)
+def test_a_checkpoint_with_something_else_in_a_place_is_refused(
+    place: tuple[str, ...],
+    value: Any,
+    told: str,
+    trained: Path,
+    run: Path,
+    tmp_path: Path,
+    command: Callable[..., Answer],
+) -> None:
+    state = load_checkpoint(run / "checkpoints" / "last.pt")
+    inside = state
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    torch.save(state, tmp_path / "strange.pt")
+    words = ["-c", trained / "x.yaml", f"trainer.save_dir={trained / 'runs'}", "trainer.epochs=3"]
+    code, said = command(*words, "-r", tmp_path / "strange.pt")
+    assert code == 4 and told in said, said
+
+
 @pytest.mark.parametrize("name", ["log.txt", "metrics.csv", "checkpoints/step-00000099.pt", "config.yaml"])
 def test_a_link_in_a_run_that_leads_out_of_it_is_refused(
     name: str, run: Path, tmp_path: Path, command: Callable[..., Answer]

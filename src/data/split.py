@@ -12,7 +12,7 @@ from src.data.content import row_keys
 from src.data.divide import split_rows
 from src.data.part import Part
 from src.data.settings import SplitSettings
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import CheckpointError, ConfigError, DataError
 
 Transforms = Sequence[Callable[[Any], Any]]
 
@@ -102,7 +102,13 @@ def fit_parts(parts: Mapping[str, Part], state: Mapping[str, Any] | None = None)
     seen = set() if train is None or hasattr(train.dataset, "load_state_dict") else {id(train.dataset)}
     for part in parts.values():
         if id(part.dataset) not in seen and hasattr(part.dataset, "load_state_dict"):
-            part.dataset.load_state_dict(state)
+            try:
+                part.dataset.load_state_dict(state)
+            except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{part.name}: what training learned of the data is damaged in the checkpoint: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
             seen.add(id(part.dataset))
 
 

@@ -173,11 +173,15 @@ def restore_state(stateful: Mapping[str, Stateful], state: Mapping[str, Any], wh
             continue
         try:
             owner.load_state_dict(state[name])
-        except (KeyError, ValueError, TypeError, RuntimeError, CheckpointError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, CheckpointError) as error:
             raise CheckpointError(
-                f"{where}: {name} does not fit this run: {error}. Resume with the config of the run, or start from its "
-                f"weights only with trainer.init_from"
+                f"{where}: {name} does not fit this run: {_reason(error)}. Resume with the config of the run, or start "
+                f"from its weights only with trainer.init_from"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
 
 
 def find_place(progress: Progress, loader: Loader, batch_size: int | None) -> None:

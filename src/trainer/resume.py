@@ -21,6 +21,7 @@ from src.utils.ranks import Ranks
 log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before names."""
+SECTIONS = ("model", "config", "data", "progress", "parts", "meters", "monitor", "guard", "rng")
 
 
 def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, Any]]:
@@ -36,9 +37,9 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
         _warn_of_others(path)
         folder = path.resolve().parent
         if folder.name != "checkpoints":
-            return folder, load_checkpoint(path)
+            return folder, _checked(load_checkpoint(path), path)
         _check_links(folder.parent)
-        return folder.parent, load_checkpoint(path)
+        return folder.parent, _checked(load_checkpoint(path), path)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not folder.is_dir():
         siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
@@ -49,8 +50,23 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
     _warn_of_others(folder)
     _check_links(run_dir)
     if which == "last" or (which == "best" and not (folder / "best.pt").exists()):
-        return run_dir, CheckpointStore(folder).newest()[1]
-    return run_dir, load_checkpoint(folder / (which if which.endswith(".pt") else f"{which}.pt"))
+        return run_dir, _checked(CheckpointStore(folder).newest()[1], folder)
+    path = folder / (which if which.endswith(".pt") else f"{which}.pt")
+    return run_dir, _checked(load_checkpoint(path), path)
+
+
+def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a checkpoint whose sections are sections.
+
+    Raises:
+        CheckpointError: Names one that is not.
+    """
+    for name in SECTIONS:
+        if not isinstance(state.get(name, {}), Mapping):
+            raise CheckpointError(
+                f"{shown_path(path)}: is not a checkpoint of this program: its {name} is a {type(state[name]).__name__}"
+            )
+    return state
 
 
 def _warn_of_others(path: Path) -> None:
@@ -108,9 +124,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     differences = [f"{name} is missing there" for name in own if name not in weights]
     differences += [f"{name} is unknown here" for name in weights if name not in own]
     differences += [
+        f"{name} is no tensor there" for name, value in own.items() if not isinstance(weights.get(name, value), Tensor)
+    ]
+    differences += [
         f"{name} is {list(weights[name].shape)} there, {list(value.shape)} here"
         for name, value in own.items()
-        if name in weights and not is_lazy(value) and weights[name].shape != value.shape
+        if isinstance(weights.get(name), Tensor) and not is_lazy(value) and weights[name].shape != value.shape
     ]
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
