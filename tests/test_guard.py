@@ -254,7 +254,29 @@ def test_gradients_that_are_not_finite_are_found_and_finite_ones_keep_their_bits
     assert look.hold(before), "one bad step does not spoil the next"
     sparse = torch.sparse_coo_tensor([[1]], [value], (3,))
     assert not look.hold([sparse]) and look.hold([torch.sparse_coo_tensor([[1]], [2.0], (3,))])
-    assert look.hold([])
+    assert look.hold([]) and look.hold([None])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.complex64])
+def test_large_gradients_are_summed_and_one_whose_sum_is_too_large_is_finite_all_the_same(
+    value: float, dtype: torch.dtype
+) -> None:
+    look = FiniteGradients(torch.device("cpu"))
+    large, small = torch.ones(2 * look.LARGE, dtype=dtype), torch.ones(3, dtype=dtype)
+    for gradients in ([large, small], [small, large], [large, torch.full_like(large, 6e4)], [small, -3e4 * large]):
+        before = [gradient.clone() for gradient in gradients]
+        assert look.hold(gradients)
+        assert all(torch.equal(first, second) for first, second in zip(before, gradients, strict=True))
+    assert look.hold([torch.full((look.LARGE,), 3e38)]), "their sum is inf"
+    for place in (0, 777, -1):
+        bad = large.clone()
+        bad[place] = value
+        assert not look.hold([small, bad]) and not look.hold([bad]) and look.hold([large])
+        bad[place - 2] = -value
+        assert not look.hold([bad]), "inf and -inf"
+    sparse = torch.sparse_coo_tensor([[1]], [value], (look.LARGE,))
+    assert not look.hold([None, sparse, large]) and look.hold([torch.sparse_coo_tensor([[1]], [2.0], (look.LARGE,))])
 
 
 BREAKABLE = """

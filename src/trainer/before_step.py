@@ -41,7 +41,7 @@ class BeforeStep:
         if self._draws_host:
             self._streams = rng_state()
         else:
-            self._streams["torch"] = torch.get_rng_state()
+            self._streams["torch"] = torch.default_generator.get_state()
             if self._streams["cuda"]:
                 self._streams["cuda"] = rng_state()["cuda"]
         if self._buffers:

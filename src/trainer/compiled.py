@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.trainer.optimizers import drop_gradients
 from src.trainer.out_of_memory import is_out_of_memory
 from src.trainer.settings import TrainerSettings
-from src.trainer.step import Step, Update, drop_gradients, needs_closure
+from src.trainer.step import Step, Update, needs_closure
 from src.trainer.task import StepOutput
 from src.utils.device import to_device
 from src.utils.nested import with_parts

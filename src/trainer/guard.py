@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,7 +121,7 @@ class Guard:
     def look(self, parameters: Sequence[Tensor]) -> None:
         """Look at the gradients that are about to be applied."""
         if self.is_careful and not self._has_scaler:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            gradients = list(map(_gradient, parameters))
             if not self._gradients.hold(gradients):
                 raise BadStep("gradient")
 
@@ -272,6 +273,9 @@ POLICIES = {
     "skip": "the step is left out",
     "rollback": f"what is trained goes back to where it was at most {KEPT_EVERY_STEPS} steps ago, the data go on",
 }
+
+
+_gradient = attrgetter("grad")
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -64,21 +64,34 @@ class SpikeRule:
 
 
 class FiniteGradients:
-    """Says whether all gradients are finite, in one call for all of them: 3 us for a small model.
+    """Says whether all gradients are finite, in one call for all small ones: 2 us for a small model.
 
     torch's own check for mixed precision does it; it also multiplies each gradient, here by one, which changes no bit.
+    Large ones on the CPU are summed, which only reads them and takes half as long: nan and inf stay in a sum. A sum may
+    also overflow by itself, so that gradient is then looked at as the small ones are.
     """
+
+    LARGE = 1 << 14
+    """Numbers in a gradient, from which on it is summed."""
 
     def __init__(self, device: torch.device) -> None:
         self._found, self._one = torch.zeros(1, device=device), torch.ones(1, device=device)
+        self._large = self.LARGE if device.type == "cpu" else math.inf  # elsewhere each sum would be waited for
 
-    def hold(self, gradients: list[Tensor]) -> bool:
-        """Return whether all are finite. Waits for the device."""
-        if not gradients:
-            return True
+    def hold(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Return whether all there are are finite. Waits for the device."""
+        large = self._large
         try:
-            torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found, self._one)
+            doubted = [
+                each
+                for each in gradients
+                if each is not None and (each.numel() < large or not math.isfinite(each.sum()))  # device sync
+            ]
+            if not doubted:
+                return True
+            torch._amp_foreach_non_finite_check_and_unscale_(doubted, self._found, self._one)
         except (RuntimeError, NotImplementedError):  # sparse or complex ones
+            self._found.zero_()
             return all_finite(gradients)
         if self._found.item() == 0.0:  # device sync
             return True

@@ -17,12 +17,13 @@ from src.data.share import SharedBatch
 from src.trainer.ema import AveragedWeights
 from src.trainer.memory import OptimizerMemory, Stateful
 from src.trainer.nonfinite import FiniteGradients
+from src.trainer.optimizers import has_gradients
 from src.trainer.parallel import OneProcess, Replicas
 from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
 from src.trainer.shard_saving import save_shards, take_apart
 from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
-from src.trainer.step import Step, Weight, has_gradients
+from src.trainer.step import Step, Weight
 from src.trainer.task import StepOutput, Task
 from src.trainer.together import SharedStep
 from src.trainer.views import Graph
@@ -157,7 +158,7 @@ class FiniteShards(FiniteGradients):
         super().__init__(device)
         self._ranks = ranks
 
-    def hold(self, gradients: list[Tensor]) -> bool:
+    def hold(self, gradients: Sequence[Tensor | None]) -> bool:
         own = [getattr(gradient, "to_local", lambda each=gradient: each)() for gradient in gradients]
         return not self._ranks.largest(not super().hold(own))
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from src.trainer.evaluate import autocast
 from src.trainer.memory import Progress
+from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients
 from src.trainer.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
@@ -115,7 +116,7 @@ class Step:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.look(self._parameters)
         for optimizer in self.optimizers.values():
-            optimizer.step()
+            apply_gradients(optimizer)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
@@ -249,22 +250,6 @@ def check_closure(settings: TrainerSettings, optimizers: Mapping[str, Optimizer]
             f"trainer.nonfinite, trainer.loss_spikes: {name} moves the weights while it searches, so a step cannot be "
             "left out; only `stop` goes with it"
         )
-
-
-def has_gradients(optimizer: Optimizer) -> bool:
-    """Say whether any parameter has one: in a phase that freezes all of an optimizer's, none has."""
-    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
-
-
-def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
-    """Do what `zero_grad` does, without the profiler's record that makes it ten times as dear."""
-    for optimizer in optimizers.values():
-        if type(optimizer).zero_grad is not Optimizer.zero_grad:
-            optimizer.zero_grad()
-            continue
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
 
 
 def share(weights: Sequence[Weight], num_batches: int) -> Weight:

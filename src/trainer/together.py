@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
+from src.trainer.optimizers import drop_gradients
 from src.trainer.replica import TaskModule, replicate
 from src.trainer.settings import TrainerSettings
 from src.trainer.shared_meters import SharedOutput
-from src.trainer.step import Step, Update, Weight, drop_gradients, needs_closure
+from src.trainer.step import Step, Update, Weight, needs_closure
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError

@@ -1,0 +1,48 @@
+"""What each step asks of optimizers, at half of torch's price and with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
+
+
+def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
+    """Do what `zero_grad` does, without the profiler's record that makes it ten times as dear."""
+    for optimizer in optimizers.values():
+        if type(optimizer).zero_grad is not Optimizer.zero_grad:
+            optimizer.zero_grad()
+            continue
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def apply_gradients(optimizer: Optimizer) -> None:
+    """Do what `step` does, without the profiler's record, which takes as long as the update of a small model.
+
+    Torch puts record and hooks around the `step` of every class. Where nobody watches, what is inside is called.
+    """
+    step = type(optimizer).step
+    if (
+        getattr(step, "__code__", None) is not _AROUND_STEP
+        or "step" in optimizer.__dict__  # a scheduler or a user has put something around it
+        or optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or torch_optimizer._global_optimizer_pre_hooks
+        or torch_optimizer._global_optimizer_post_hooks
+        or torch.autograd.profiler._is_profiler_enabled
+    ):
+        optimizer.step()
+    else:
+        step.__wrapped__(optimizer)  # type: ignore[attr-defined]
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Say whether any parameter has one: in a phase that freezes all of an optimizer's, none has."""
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+
+
+_AROUND_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
