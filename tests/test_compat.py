@@ -28,7 +28,7 @@ from src.compat.detect import is_classical
 from src.compat.dialect import modernised, patience
 from src.compat.project import open_project
 from src.compat.standins.base import BaseDataLoader, BaseTrainer
-from src.compat.their_config import ConfigParser, apply_options, read_json
+from src.compat.their_config import ConfigParser, read_json
 from src.config.load import load_config
 from src.utils.errors import CheckpointError, ConfigError, DataError
 from src.utils.paths import PROJECT_ROOT
@@ -116,8 +116,8 @@ def test_rule_3_options(flags: tuple[str, str]) -> None:
     config = read_json(run / "config.json")
     assert config["optimizer"]["args"]["lr"] == 0.5 and config["data_loader"]["args"]["batch_size"] == 8
     assert weights(run / "model_best.pth")["fc.bias"].shape == (3,)
-    with pytest.raises(ConfigError, match=r"the config has no section arch\.arg"):
-        apply_options(config, [("arch;arg;x", 1)])
+    with pytest.raises(ConfigError, match=r"#1 arch;arg;x: the config has no section arch\.arg; did you mean `args`"):
+        train("-c", "config.json", "arch;arg;x=1")
 
 
 def test_rule_4_json_is_read_as_json_and_unknown_keys_reach_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_rule_4_json_is_read_as_json_and_unknown_keys_reach_the_code(capsys: pyt
         ({"metrics": ["acuracy"]}, "metrics: no `acuracy` in model.metric; did you mean `accuracy`?"),
         ({"optimizer": {"type": "Adm"}}, "optimizer: no `Adm` in torch.optim"),
         ({"lr_scheduler": {"type": "load"}}, "lr_scheduler: no `load` in torch.optim.lr_scheduler"),
-        ({"arch": {"args": {"width": 3}}}, "arch.args: BlobModel: got an unexpected keyword argument 'width'"),
+        ({"arch": {"args": {"width": 3}}}, "arch.args.width: unknown argument; BlobModel takes num_classes"),
     ],
 )
 def test_rule_5_names_mean_what_they_mean_there(changes: dict[str, Any], told: str) -> None:
@@ -151,6 +151,46 @@ def test_rule_5_names_mean_what_they_mean_there(changes: dict[str, Any], told: s
         train("-c", write_config(Path("c.json"), **changes))
     assert told in str(error.value)
     assert not Path("saved").exists()
+
+
+def test_one_report_holds_all_mistakes_with_lines_and_suggestions() -> None:
+    wrong: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    wrong["arch"]["type"], wrong["loss"] = "BlobModle", "nll_los"
+    wrong["optimizer"]["args"] = {"lrr": 0.1}
+    wrong["trainer"] = {"epochs": "3", "montor": "min val_loss"}
+    Path("wrong.json").write_text(json.dumps(wrong, indent="\t"))
+    with pytest.raises(ConfigError) as error:
+        train("-c", "wrong.json")
+    text = Path("wrong.json").read_text().splitlines()
+    lines = str(error.value).splitlines()
+    assert len(lines) == 5, lines
+    for key, told in {
+        "type": "arch: no `BlobModle` in model.model; did you mean `BlobModel`?",
+        "loss": "loss: no `nll_los` in model.loss, torch.nn; did you mean `nll_loss`?",
+        "lrr": "optimizer.args.lrr: unknown argument; did you mean `lr`?",
+        "montor": "trainer.montor: unknown key; did you mean `monitor`?",
+        "epochs": "trainer.epochs: a whole number above 0 is needed, found '3'; leave out the quotes",
+    }.items():
+        number, line = next((n, line) for n, line in enumerate(text, start=1) if f'"{key}": ' in line)
+        assert f"wrong.json:{number}:{line.index(chr(34)) + 1} {told}" in lines
+
+
+def test_a_misspelt_key_is_never_silent_and_an_own_key_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^command line #1 trainer\.montor: unknown key; did you mean `monitor`\?$"):
+        train("-c", "config.json", "trainer.montor=min loss")
+    path = write_config(Path("c.json"), optimizers=["mine"], arch_2={"width": 3}, trainer={"own_key": 1, "epochs": 1})
+    assert train_script.main(["-c", str(path), "--check"]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1, warnings
+    assert warnings[0].endswith("optimizers: is kept for the project's own code, or did you mean `optimizer`?")
+
+
+def test_print_config_prints_what_would_be_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_script.main(["-c", "config.json", "trainer.epochs=7", "--print-config"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert config == {**CONFIG, "trainer": {**CONFIG["trainer"], "epochs": 7}}
+    with pytest.raises(ConfigError, match=r"--folds: train\.py does not know it for a project of pytorch-template"):
+        train_script.main(["-c", "config.json", "--folds", "3"])
 
 
 def test_rule_5_an_argument_comes_from_one_place() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from src.compat.checkpoint import load_theirs
-from src.compat.dialect import modernised
-from src.compat.their_config import apply_options, read_json
+from src.compat.dialect import modernise, note_slips
+from src.compat.their_config import apply_options, places_of, read_json
 from src.config.command_line import Parser
+from src.config.mistakes import KeyPath, Mistakes
 from src.utils.errors import CheckpointError, ConfigError
 from src.utils.paths import shown_path
 
@@ -32,15 +33,21 @@ class Request:
     """Content of `resume` when it is one of their `.pth` files."""
     only_check: bool
     """Whether to build everything, try one batch, and stop there."""
+    print_config: bool
+    """Whether to print the config, and do nothing else."""
     config_path: Path | None
     """As named with -c."""
+    slips: list[str]
+    """Keys that are kept, and may be meant otherwise."""
+    mistakes: Mistakes
+    """What is wrong so far; the code of the project may tell more."""
 
 
 def read_request(argv: Sequence[str], prog: str, description: str | None) -> Request:
     """Read a command line.
 
     Raises:
-        ConfigError: It cannot be understood, or the config it means is wrong.
+        ConfigError: It cannot be understood, or a file cannot be read.
     """
     options = parse(argv, prog, description)
     if options.config is None and options.resume is None:
@@ -54,16 +61,23 @@ def read_request(argv: Sequence[str], prog: str, description: str | None) -> Req
     checkpoint = load_theirs(resume) if resume and resume.suffix == ".pth" else None
     config: dict[str, Any] = {}
     notes: list[str] = []
+    mistakes, unheard = Mistakes(), Mistakes()
     if resume is not None:
-        config, notes = modernised(_config_beside(resume, checkpoint), shown_path(resume))
+        written, mistakes.places = _config_beside(resume, checkpoint)
+        config, notes = modernise(written, unheard)  # what is wrong with it may be changed by what lies above
     if path is not None:
-        config, more = modernised({**config, **read_json(path)}, shown_path(path))
+        written = read_json(path)
+        below = {key: place for key, place in mistakes.places.items() if key and key[0] not in written}
+        mistakes.places = {**below, **places_of(path)}
+        config, more = modernise({**config, **written}, unheard)
         notes = [*notes, *more]
-    apply_options(config, _options(options))
-    modernised(config, "command line")
-    if resume is not None and path is None:
+    apply_options(config, _options(options), mistakes)
+    config, _ = modernise(config, mistakes)
+    slips = note_slips(config, mistakes)
+    if resume is not None and path is None and not mistakes.lines:
         _check_save_dir(config["trainer"].get("save_dir"), resume, options.overrides)
-    return Request(config, notes, options.project, resume, checkpoint, options.check, path)
+    wants = (options.check, options.print_config)
+    return Request(config, notes, options.project, resume, checkpoint, *wants, path, slips, mistakes)
 
 
 def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.Namespace:
@@ -76,11 +90,18 @@ def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.N
     parser.add_argument("--bs", "--batch_size", "--batch-size", dest="bs", type=int, metavar="N")
     parser.add_argument("--project", metavar="DIR", help="folder of model/ and data_loader/; default: this folder")
     parser.add_argument("--check", action="store_true", help="build everything, try one batch, write nothing")
+    parser.add_argument("--print-config", action="store_true", help="print the config as it would be kept")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="e.g. trainer.epochs=5 or 'arch;args;width=8'"
     )
-    return parser.parse_intermixed_args(argv)
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        raise ConfigError(
+            f"{unknown[0]}: {prog} does not know it for a project of pytorch-template (--help lists what it knows); "
+            "for all else write the native form: python -m src.compat config.json"
+        )
+    return options
 
 
 def _options(options: argparse.Namespace) -> list[tuple[str, Any]]:
@@ -97,16 +118,16 @@ def _options(options: argparse.Namespace) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _config_beside(resume: Path, checkpoint: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the config of a run: `config.json` beside the checkpoint, else what the checkpoint itself holds."""
+def _config_beside(resume: Path, checkpoint: dict[str, Any] | None) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """Return the config of a run and where its keys stand: `config.json` beside it, else what the checkpoint holds."""
     folder = resume if resume.is_dir() else resume.parent
     for path in (folder / "config.json", folder.parent / "config.json"):
         if path.is_file():
-            return read_json(path)
+            return read_json(path), places_of(path)
     if checkpoint is None:
         raise CheckpointError(f"{shown_path(resume)}: there is no config.json beside it; name the config with -c")
     held: dict[str, Any] = checkpoint["config"]
-    return held
+    return held, {(): shown_path(resume)}
 
 
 def _check_save_dir(save_dir: Any, resume: Path, overrides: Sequence[str]) -> None:

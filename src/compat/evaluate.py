@@ -12,7 +12,8 @@ from typing import Any
 from src.compat.build import build_loss, build_metrics, build_model
 from src.compat.command_line import read_request
 from src.compat.loader import TheirLoader
-from src.compat.project import Project, find_project, open_project
+from src.compat.names import open_checked
+from src.compat.project import Project
 from src.compat.run import find_devices, with_paths_of
 from src.compat.their_config import ConfigParser
 from src.logger.console import setup_console
@@ -35,9 +36,8 @@ def test(argv: Sequence[str]) -> int:
     request = read_request(argv, "test.py", __doc__)
     if request.resume is None:
         raise ConfigError("say what to evaluate with -r CHECKPOINT")
+    folder, project = open_checked(request)
     setup_console()
-    folder = find_project(request.project, request.config_path)
-    project = open_project(folder)
     config = ConfigParser(with_paths_of(folder, request.config), request.resume)
     if request.checkpoint is not None:
         weights, where = request.checkpoint["state_dict"], request.resume.parent

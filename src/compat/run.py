@@ -16,8 +16,9 @@ from torch import nn
 from src.compat.build import Parts, build_parts
 from src.compat.command_line import Request, read_request
 from src.compat.dialect import patience
+from src.compat.names import open_checked
 from src.compat.outputs import ProgressLines, TheirCharts, TheirCheckpoints, TheirExtras
-from src.compat.project import Project, find_project, open_project
+from src.compat.project import Project
 from src.compat.resume import go_on_from_theirs
 from src.compat.their_config import LEVELS, ConfigParser
 from src.compat.their_log import use_their_log
@@ -48,16 +49,21 @@ PATH_ENDINGS = ("dir", "path", "root", "file", "folder")
 def train(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     request = read_request(argv, "train.py", __doc__)
+    if request.print_config:
+        request.mistakes.stop_if_any()
+        print(json.dumps(request.config, indent=4))
+        return 0
+    folder, project = open_checked(request)
     verbosity = request.config["trainer"].get("verbosity", 2)
     setup_console(quiet=verbosity == 0, verbose=LEVELS.get(verbosity) == logging.DEBUG)
-    folder = find_project(request.project, request.config_path)
-    project = open_project(folder)
+    for slip in request.slips:
+        log.warning("%s", slip)
     config = ConfigParser(with_paths_of(folder, request.config), request.resume)
     device, gpus = find_devices(config.get("n_gpu", 0))
     parts = build_parts(config, project)
     monitor = their_monitor(config["trainer"]["monitor"], value_names(parts))
     if request.only_check:
-        return check(parts, monitor, device)
+        return check(request, parts, monitor, device)
 
     in_place = request.resume if request.checkpoint is None else None
     path, state = open_checkpoint(in_place) if in_place else (None, None)
@@ -74,8 +80,10 @@ def train(argv: Sequence[str]) -> int:
     return fit(trainer, run)
 
 
-def check(parts: Parts, monitor: str, device: torch.device) -> int:
+def check(request: Request, parts: Parts, monitor: str, device: torch.device) -> int:
     """Try a few rows of each loader, and say what would be trained."""
+    for note in request.notes:
+        log.info("config   %s", note)
     parts.model.to(device)
     for loader in parts.loaders.values():
         rehearse(parts.task, parts.model, loader, device)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from src.config.mistakes import KeyPath, Mistakes, did_you_mean
+from src.config.yaml_file import places, read_text
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path
 
@@ -95,22 +97,37 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def apply_options(config: dict[str, Any], options: Sequence[tuple[str, Any]]) -> None:
+def places_of(path: Path) -> dict[KeyPath, str]:
+    """Return where each key of a JSON file stands; of the file alone where that cannot be told."""
+    name = shown_path(path)
+    try:  # JSON is YAML, whose reader knows lines; save tabs, and what JSON has besides
+        node = read_text(path.read_text(encoding="utf-8-sig").replace("\t", " "), name, Mistakes())
+    except (ConfigError, OSError, ValueError):
+        node = None
+    return {(): name} if node is None else {**places(node), (): name}
+
+
+def apply_options(config: dict[str, Any], options: Sequence[tuple[str, Any]], mistakes: Mistakes) -> None:
     """Set keys by path, `optimizer;args;lr` or `optimizer.args.lr`. The last key may be new, those above it may not.
 
-    Raises:
-        ConfigError: A section is not there; all of them are listed.
+    Args:
+        config: Is changed.
+        options: Paths and values.
+        mistakes: Receives the sections that are not there, and learns which keys were set here.
     """
-    wrong = []
-    for path, value in options:
+    where: dict[KeyPath, str] = {}
+    for number, (path, value) in enumerate(options, start=1):
+        place = f"command line #{number}"
         *parents, leaf = path.replace(";", ".").split(".")
         section: Any = config
         for depth, key in enumerate(parents):
-            section = section.get(key) if isinstance(section, dict) else None
+            known = list(section)
+            section = section.get(key)
             if not isinstance(section, dict):
-                wrong.append(f"{path}: the config has no section {'.'.join(parents[: depth + 1])}")
+                missing = ".".join(parents[: depth + 1])
+                mistakes.add_at(f"{place} {path}", f"the config has no section {missing}{did_you_mean(key, known)}")
                 break
         else:
             section[leaf] = value
-    if wrong:
-        raise ConfigError("\n".join(wrong))
+            where[(*parents, leaf)] = place
+    mistakes.places = {**mistakes.places, **where}

@@ -116,6 +116,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(_close(word, known)), None)
 
 
+def misspelt(word: str, known: Iterable[str]) -> str | None:
+    """Returns the known word that `word` must be a slip for: nearer than words that only resemble each other."""
+    close = nearest(word, known)
+    if close is None or word.rstrip("0123456789_") == close:  # a second one of its kind
+        return None
+    return close if 3 * _edits(word.lower(), close.lower()) <= min(len(word), len(close)) else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns `; did you mean X?`, or the known words when none is close."""
     names = sorted(set(known))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, get_type_hints
 
 from src.config.checks import components, named
@@ -70,11 +70,41 @@ def check_arguments(
     except (TypeError, ValueError):  # some functions written in C tell no signature
         return
     filled = filled_by_position(kind, target, parameters)
+    provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
+    check_names(target, component, filled, provided, path, mistakes)
+    hints = hints_of(target)
+    for name, value in component.args.items():
+        where = (*path, "args", name)
+        if isinstance(value, Reference) or mistakes.knows(where) or name not in hints:
+            continue
+        if not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
+            meant = unquoted(value) if could_be(hints[name], 1.5) else ""
+            mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}{meant}")
+
+
+def check_names(
+    target: Callable[..., Any],
+    component: Component,
+    filled: Collection[str],
+    provided: Collection[str],
+    path: KeyPath,
+    mistakes: Mistakes,
+) -> None:
+    """Notes unknown, missing and doubly given arguments.
+
+    Args:
+        target: What will be called; it tells its signature.
+        component: With the arguments of the config.
+        filled: Parameters that the run fills in by position.
+        provided: Parameters that it fills in by name where the config does not.
+        path: Of the component.
+        mistakes: Receives what is wrong.
+    """
+    parameters = inspect.signature(target).parameters
     names = [name for name, parameter in parameters.items() if parameter.kind in _BY_NAME and name not in filled]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = hints_of(target)
     called = getattr(target, "__name__", component.type)
-    for name, value in component.args.items():
+    for name in component.args:
         where = (*path, "args", name)
         if name in filled:
             mistakes.add(where, f"given twice: the run itself gives {called} its `{name}`; leave it out")
@@ -82,12 +112,6 @@ def check_arguments(
             close = nearest(str(name), names)
             hint = f"did you mean `{close}`?" if close else f"{called} takes {listed(names) or 'no arguments'}"
             mistakes.add(where, f"unknown argument; {hint}")
-        elif isinstance(value, Reference) or mistakes.knows(where):
-            continue
-        elif name in hints and not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
-            meant = unquoted(value) if could_be(hints[name], 1.5) else ""
-            mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}{meant}")
-    provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in {*component.args, *provided}:
             mistakes.add((*path, "args", name), f"missing; {called} needs it")
