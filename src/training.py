@@ -96,7 +96,7 @@ def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
     """Make this process ready to build the run, and return its device."""
     from src.logger.logger import check_sinks
     from src.logger.run_dir import check_writable
-    from src.utils.device import find_device, make_deterministic, use_threads
+    from src.utils.device import find_device, make_deterministic, use_tf32, use_threads
     from src.utils.host_memory import keep_freed_memory
     from src.utils.paths import project_path
     from src.utils.seed import seed_everything
@@ -105,6 +105,7 @@ def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
     check_writable(project_path(config.trainer.save_dir))
     keep_freed_memory()
     use_threads(config.trainer.threads)
+    use_tf32(config.trainer.tf32)
     device = find_device(config.trainer.device, ranks)
     if config.trainer.deterministic:
         make_deterministic()

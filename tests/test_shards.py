@@ -179,6 +179,7 @@ class Tied(Deep):
     ("changes", "message"),
     [
         ({"compile": True}, "trainer.compile: does not go with trainer.parallel: fsdp"),
+        ({"channels_last": True}, "trainer.channels_last: does not go with trainer.parallel: fsdp"),
         ({"nonfinite": "rollback"}, "trainer.nonfinite: rollback does not go with .*use skip or stop"),
         ({"hooks": [Graph()]}, "hooks: views.Graph cannot trace a model under trainer.parallel: fsdp"),
         ({"epochs": 3}, "parameters.freeze: freezing for some epochs does not go with"),

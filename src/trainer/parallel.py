@@ -44,6 +44,8 @@ class OneProcess:
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Return `model` where it is trained."""
         recompute(model, self.settings.recompute)
+        if self.settings.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow
         return model.to(device)
 
     def average(self, model: nn.Module) -> AveragedWeights | None:

@@ -77,6 +77,14 @@ class TrainerSettings:
     amp_dtype: Literal["bf16", "fp16"] | None = None
     """Autocast forward and loss to this type; fp16 scales the loss and needs a GPU."""
 
+    tf32: bool | None = None
+    """Let a GPU that trains multiply float32 numbers as TF32: 10 bits of their 23, and faster. Default: that of torch,
+    which does so in convolutions and not in products of matrices."""
+
+    channels_last: bool = False
+    """Keep the weights of 2D convolutions with their channels last, and so what they compute: faster on a GPU, above
+    all with `amp_dtype`. The same to rounding."""
+
     compile: bool | dict[str, Any] = False
     """Compile a step as far as its gradient with `torch.compile`, or the model alone where the task cannot be traced.
     A mapping is passed on as its arguments: `{mode: reduce-overhead}` replays CUDA graphs, which helps small models."""

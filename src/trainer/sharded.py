@@ -213,8 +213,9 @@ def check_settings(settings: TrainerSettings) -> None:
     Raises:
         ConfigError: It names the key and what to do.
     """
-    if settings.compile:
-        raise ConfigError("trainer.compile: does not go with trainer.parallel: fsdp; leave one of them out")
+    for key in ("compile", "channels_last"):
+        if getattr(settings, key):
+            raise ConfigError(f"trainer.{key}: does not go with trainer.parallel: fsdp; leave one of them out")
     if "rollback" in (settings.nonfinite, settings.loss_spikes):
         key = "nonfinite" if settings.nonfinite == "rollback" else "loss_spikes"
         raise ConfigError(f"trainer.{key}: rollback does not go with trainer.parallel: fsdp; use skip or stop")

@@ -82,6 +82,13 @@ def use_threads(num_threads: int | None) -> None:
         torch.set_num_threads(num_threads)
 
 
+def use_tf32(wanted: bool | None) -> None:
+    """Let a GPU round what it multiplies, matrices and convolutions alike, to TF32; None leaves it as it is."""
+    if wanted is not None:
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        torch.backends.cudnn.allow_tf32 = wanted
+
+
 def make_deterministic() -> None:
     """Allow only algorithms that give the same bits every time, on CPU and GPU.
 
