@@ -27,6 +27,7 @@ from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy, f1
 from src.trainer.checkpoint import CheckpointStore
 from src.trainer.ema import AveragedWeights
+from src.trainer.hooks import Hook
 from src.trainer.meters import Meters
 from src.trainer.optimizers import apply_gradients, drop_gradients
 from src.trainer.settings import TrainerSettings
@@ -156,6 +157,18 @@ def test_a_tiny_step_makes_few_calls() -> None:
 
     train(10)
     assert (train(210) - train(10)) / 200 <= 30.5
+
+
+def test_an_epoch_of_one_step_makes_few_calls() -> None:
+    def train(num_epochs: int) -> int:
+        model = nn.Linear(4, 1)
+        optimizers: Any = {"optimizer": torch.optim.SGD(model.parameters(), lr=1e-9)}
+        settings = TrainerSettings(epochs=num_epochs, log_every_steps=1000)
+        trainer = Trainer(Task(nn.MSELoss()), model, tensors_loader(16), optimizers, settings, hooks=[Hook(), Hook()])
+        return calls_of_ours(trainer.fit)
+
+    train(10)
+    assert (train(210) - train(10)) / 200 <= 92.5
 
 
 def test_reading_tensors_costs_the_same_calls_however_many_rows_there_are() -> None:

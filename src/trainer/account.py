@@ -58,11 +58,16 @@ class Spending:
         self.account, self.what = account, what
 
     def __enter__(self) -> None:
-        self.account._open()
+        account = self.account
+        if account._is_sampling or account._is_cuda:
+            account._open()
         self.began_s = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.account._close(self.what, time.perf_counter() - self.began_s)
+        account, what = self.account, self.what
+        account._spent[what] = account._spent.get(what, 0.0) + time.perf_counter() - self.began_s
+        if account._is_sampling:
+            account._stamp("")
 
 
 class Account:
@@ -153,11 +158,6 @@ class Account:
             self._stamp("hooks")
         if self._is_cuda:
             torch.cuda.synchronize(self.device)  # device sync: what is queued belongs to steps
-
-    def _close(self, what: str, seconds: float) -> None:
-        self._spent[what] = self._spent.get(what, 0.0) + seconds
-        if self._is_sampling:
-            self._stamp("")
 
     def report(self) -> dict[str, float]:
         """Return shares of the seconds since the last report, `time/share/forward` and so on; empty if it is too early.

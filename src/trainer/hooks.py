@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from src.logger.console import EpochLines, bar_text, progress_bar
@@ -42,6 +42,17 @@ class Hook:
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """After the last step, also of a stopped run."""
+
+
+def reactions(hooks: Sequence[Hook]) -> dict[str, list[Callable[..., None]]]:
+    """Return what `hooks` do, by event; those that do nothing at it are left out, as an event may come at each step."""
+    return {
+        event: [
+            getattr(hook, event) for hook in hooks if getattr(getattr(hook, event), "__func__", None) is not nothing
+        ]
+        for event, nothing in vars(Hook).items()
+        if event.startswith("on_")
+    }
 
 
 class Console(Hook):

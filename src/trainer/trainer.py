@@ -24,7 +24,7 @@ from src.trainer.compiled import compiled
 from src.trainer.evaluate import EvaluationStopped
 from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
-from src.trainer.hooks import Hook
+from src.trainer.hooks import Hook, reactions
 from src.trainer.journal import Journal
 from src.trainer.memory import Progress, Stateful, collect_state, find_place, name_memory, restore_state
 from src.trainer.monitor import Monitor, default_monitor
@@ -90,7 +90,7 @@ class Trainer:
         self.freezing = freezing or Freezing(self.model)
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks, self.journal = logger or Logger([]), list(hooks), Journal(self)
-        self._step_hooks = [hook for hook in self.hooks if type(hook).on_step_end is not Hook.on_step_end]
+        self._reactions = reactions(self.hooks)
         self.saver = Saver(checkpoints, settings.keep, settings.save_in_background, ranks, self.parallel.bring)
 
         self.progress = Progress()
@@ -188,8 +188,8 @@ class Trainer:
         settings, step = self.settings, self.progress.step
         if step % settings.log_every_steps == 0:
             self.journal.log_step()
-        for hook in self._step_hooks:
-            hook.on_step_end(self)
+        for react in self._reactions["on_step_end"]:
+            react(self)
         if settings.eval_every_steps is not None:
             self._evaluate_by_steps()
         if self.is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
@@ -277,5 +277,5 @@ class Trainer:
 
     def tell(self, event: str, *args: Any) -> None:
         """Call the method `event` of every hook."""
-        for hook in self.hooks:
-            getattr(hook, event)(self, *args)
+        for react in self._reactions[event]:
+            react(self, *args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from src.trainer.evaluate import back_if_stopped, evaluate
@@ -35,8 +34,10 @@ class Validation:
         model = trainer.ema.model if trainer.ema else trainer.model
         forward = model if trainer.ema else trainer.forward
         values = trainer.journal.train_values()
-        with trainer.account.spending("evaluation"), back_if_stopped() if trainer.val_loaders else nullcontext():
-            trainer.parallel.before_evaluation(model)
+        trainer.parallel.before_evaluation(model)
+        if not trainer.val_loaders:
+            return values
+        with trainer.account.spending("evaluation"), back_if_stopped():
             for name, loader in trainer.val_loaders.items():
                 result = evaluate(
                     trainer.task, model, loader, self.meters, forward=forward, amp=trainer.step.amp, stop=self.stop,

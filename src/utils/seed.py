@@ -29,17 +29,18 @@ def mix_seed(*parts: int) -> int:
     It is the first word of `numpy.random.SeedSequence(parts)`, in plain Python for up to four numbers of 32 bits: one
     is made in every epoch, and NumPy needs arrays and contexts for it, which cost an epoch of one step 5 %.
     """
-    if len(parts) > len(_POOL) or not all(0 <= part <= _MASK for part in parts):
+    if len(parts) > len(_POOL) or not parts or min(parts) < 0 or max(parts) > _MASK:
         return int(np.random.SeedSequence(parts).generate_state(1)[0])
-    pool = [_hashed(part, before, after) for part, (before, after) in zip((*parts, 0, 0, 0, 0), _POOL, strict=False)]
+    mask = _MASK
+    pool: list[int] = []
+    for part, (before, after) in zip((*parts, 0, 0, 0, 0), _POOL, strict=False):
+        value = (part ^ before) * after & mask
+        pool.append(value ^ value >> 16)
     for source, target, before, after in _MIXES:
-        mixed = 0xCA01F9DD * pool[target] - 0x4973F715 * _hashed(pool[source], before, after) & _MASK
-        pool[target] = mixed ^ mixed >> 16
-    return _hashed(pool[0], 0x8B51F9DD, 0x8B51F9DD * 0x58F38DED & _MASK)
-
-
-def _hashed(value: int, before: int, after: int) -> int:
-    value = (value ^ before) * after & _MASK
+        value = (pool[source] ^ before) * after & mask
+        value = 0xCA01F9DD * pool[target] - 0x4973F715 * (value ^ value >> 16) & mask
+        pool[target] = value ^ value >> 16
+    value = (pool[0] ^ 0x8B51F9DD) * (0x8B51F9DD * 0x58F38DED & _MASK) & mask
     return value ^ value >> 16
 
 
