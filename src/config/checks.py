@@ -138,7 +138,7 @@ def _check_loaders(config: Config, mistakes: Mistakes) -> None:
     cores = os.cpu_count() or 1
     for path, loader in _loaders(config):
         most = max(8 * cores, 64)
-        if loader.num_workers > most:
+        if loader.num_workers != "auto" and loader.num_workers > most:
             what = f"must be <= {most}, found {loader.num_workers}; this machine has {cores} cores"
             mistakes.add((*path, "num_workers"), what)
         if loader.batch_sampler is not None and loader.sampler is not None:

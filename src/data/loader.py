@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.data.order import Keys, MakeSampler, RowOrder, check_order, num_batches
+from src.data.choose_workers import WorkerChoice
+from src.data.order import Keys, MakeSampler, RowOrder, check_not_empty, check_order, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
 from src.data.resident import ResidentPart, choose_resident
 from src.data.settings import LoaderSettings
@@ -29,7 +30,7 @@ from src.data.worker import (
     watched_workers,
     worker_error,
 )
-from src.utils.errors import ConfigError, DataError, KeelError, WorkerError
+from src.utils.errors import ConfigError, KeelError, WorkerError
 from src.utils.seed import mix_seed
 
 SLICED_BYTES = 1 << 18
@@ -94,7 +95,8 @@ class Loader:
         self._seen = (0, 0, 0)
         self._collate = collate_fn
         self._start_worker = WorkerStart(worker_init_fn)
-        self.num_workers = usable_workers(part, settings.num_workers)
+        self._choice = WorkerChoice(part.name, is_open=settings.num_workers == "auto" and not part.is_iterable)
+        self.num_workers = usable_workers(part, 0 if settings.num_workers == "auto" else settings.num_workers)
         """Processes that read ahead."""
         self._order: RowOrder | None = None
         self._stream: PartStream | None = None
@@ -105,7 +107,7 @@ class Loader:
         self._keys = Keys(self._order, share) if self._order is not None else None
         self._order_is_ours = sampler is None and batch_sampler is None
         self._torch_loader: DataLoader[Any] | None = None
-        _check_not_empty(self)
+        check_not_empty(self, part, settings, self.batch_size)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; a `TypeError` says that the data have no length."""
@@ -122,6 +124,16 @@ class Loader:
             DataError: A row cannot be read; the message names it.
             WorkerError: A worker died or did not answer in time, more often than is forgiven.
         """
+        if self._choice.is_open and self._resident is None:
+            for batch in self._choice.measured(self._batches(epoch, start)):
+                start += 1
+                yield batch
+            if self._choice.is_open:
+                return
+            self.num_workers, self._torch_loader = self._choice.num_workers, None
+        yield from self._batches(epoch, start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Any]:
         seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
         if self._resident is not None and self._order is not None and not seen:
             yield from (self._resident.read(epoch, rows) for rows in self._order.batches(epoch, start))
@@ -280,18 +292,4 @@ class Loader:
             prefetch_factor=settings.prefetch_factor if workers else None,
             persistent_workers=bool(workers) and settings.persistent_workers is not False,
             in_order=settings.in_order,
-        )
-
-
-def _check_not_empty(loader: Loader) -> None:
-    try:
-        count = len(loader)
-    except TypeError:
-        return
-    if count == 0:
-        settings = loader.settings
-        why = f", batch_size {loader.batch_size}, drop_last" if settings.drop_last else ""
-        raise DataError(
-            f"{loader.part.name}: {len(loader.part)} rows{why}: 0 batches"
-            + ("; use a smaller loader.batch_size or loader.drop_last=false" if settings.drop_last else "")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from src.data.part import ORDER_STREAM, Part
 from src.data.permutation import Permutation
 from src.data.settings import LoaderSettings
 from src.data.share import Share, shared_rows
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, DataError
 from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
 
 MAX_DRAWN_ROWS = 1 << 22
@@ -160,4 +160,22 @@ def check_order(part: Part, settings: LoaderSettings, has_sampler: bool, has_bat
     if part.is_iterable and (chosen or settings.shuffle):
         raise ConfigError(
             f"{where}: dataset {part.dataset_name} is iterable, in its own order; leave out {chosen or 'shuffle: true'}"
+        )
+
+
+def check_not_empty(batches: Sized, part: Part, settings: LoaderSettings, batch_size: int) -> None:
+    """Refuse an epoch of no batch, where the data have a length.
+
+    Raises:
+        DataError: Names part, rows and what left them out.
+    """
+    try:
+        count = len(batches)
+    except TypeError:
+        return
+    if count == 0:
+        why = f", batch_size {batch_size}, drop_last" if settings.drop_last else ""
+        raise DataError(
+            f"{part.name}: {len(part)} rows{why}: 0 batches"
+            + ("; use a smaller loader.batch_size or loader.drop_last=false" if settings.drop_last else "")
         )

@@ -6,7 +6,7 @@ No torch here: a config is checked before torch is imported.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from src.utils.bounds import AtLeast, Between
 
@@ -106,8 +106,9 @@ class LoaderSettings:
     collate_fn: str | None = None
     """Function that makes a batch of a list of samples, e.g. `text.pad` in `src/data/text.py`."""
 
-    num_workers: Annotated[int, AtLeast(0)] = 0
-    """Processes that read ahead; 0 reads in the training process."""
+    num_workers: Annotated[int, AtLeast(0)] | Literal["auto"] = 0
+    """Processes that read ahead; 0 reads in the training process. `auto` measures how long that takes, for 2 s, then
+    starts as many as keep up, between two batches: they are the same bits. The log tells how many."""
 
     pin_memory: bool | None = None
     """Page-locked batches, so that copies to a GPU overlap with work; nothing on the CPU. Default: on with CUDA."""
