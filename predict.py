@@ -29,7 +29,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("predict.py", "predict.py -r RUN --input FILE|FOLDER|- [--out FILE] [KEY=VALUE ...]", __doc__)
     parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
     parser.add_argument(
-        "--input", required=True, metavar="PATH", help="CSV file, .npy, .npz[:NAME], image or folder; - reads CSV"
+        "--input",
+        required=True,
+        metavar="PATH",
+        help="CSV file, .npy, .npz[:NAME], image or folder; - reads a table or texts",
     )
     parser.add_argument("--out", default="-", metavar="FILE", help=".csv or .jsonl; - (default) is the screen, as CSV")
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")

@@ -26,7 +26,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("test.py", "test.py -r RUN [--split PART] [KEY=VALUE ...]", __doc__)
     parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
-    parser.add_argument("--split", metavar="PART", help="which part to evaluate: test (default), val, train, test_...")
+    parser.add_argument(
+        "--split", metavar="PART", help="which part to evaluate: val, train, ...; default: test, else every test_..."
+    )
     parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     parser.add_argument("--predict", metavar="FILE", help="write predictions for this part as .csv or .jsonl")
     parser.add_argument(
@@ -50,18 +52,21 @@ def main(argv: Sequence[str]) -> int:
 
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
     try:
-        name = choose_part(options.split, run.experiment.parts)
+        names = choose_parts(options.split, run.experiment.parts)
     except DataError as error:
         if options.predict and any(word.startswith("data") for word in options.overrides):
             advice = f"python predict.py -r {options.run} --input FILE needs no labels"
             raise DataError(f"{error}\n--predict is for the run's own parts; {advice}") from error
         raise
-    for line in run.data_changes(name):
-        print(f"warning: {line}", file=sys.stderr)
-    if options.predict:
-        write_predictions(run, name, Path(options.predict))
-    else:
-        judge(run, name, options.slice)
+    if options.predict and len(names) > 1:
+        raise ConfigError(f"--predict: one part at a time; choose {' or '.join(names)} with --split")
+    for name in names:
+        for line in run.data_changes(name):
+            print(f"warning: {line}", file=sys.stderr)
+        if options.predict:
+            write_predictions(run, name, Path(options.predict))
+        else:
+            judge(run, name, options.slice)
     return 0
 
 
@@ -115,17 +120,20 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
         print(HINT)
 
 
-def choose_part(wanted: str | None, parts: Mapping[str, object]) -> str:
-    """Return the part to evaluate: the one asked for, else `test`.
+def choose_parts(wanted: str | None, parts: Mapping[str, object]) -> list[str]:
+    """Return the parts to evaluate: the one asked for, else `test`, else all that are called `test_...`.
 
     Raises:
         ConfigError: There is no such part.
     """
     name = wanted or "test"
+    several = [] if wanted else [part for part in parts if part.startswith("test_")]
+    if name not in parts and several:
+        return several
     if name not in parts:
         hint = "choose one with --split" if wanted is None else "there are no others"
         raise ConfigError(f"--split {name}: this run has the parts {', '.join(parts)}; {hint}")
-    return name
+    return [name]
 
 
 def write_metrics(path: Path, part: str, values: Mapping[str, float], progress: Mapping[str, int]) -> None:

@@ -25,7 +25,7 @@ from src.data.arrays import Arrays
 from src.data.content import data_changes, keep_rows
 from src.data.loader import Loader
 from src.data.part import Part
-from src.data.unlabelled import input_arrays
+from src.data.unlabelled import input_arrays, standard_input
 from src.experiment import Experiment, build_criterion, build_experiment, build_model
 from src.trainer.evaluate import autocast
 from src.trainer.resume import best_weights, load_weights, open_checkpoint
@@ -171,8 +171,11 @@ class SavedRun:
         return input_arrays(file, self.dataset.args.get("dtype"), is_image)
 
     def texts(self, path: Path) -> Any:
-        """Return the texts of a file, with the vocabulary of the training data."""
+        """Return the texts of a file, `-` for standard input, with the vocabulary of the training data."""
         own = self.dataset.args
+        if str(path) == "-":
+            with standard_input(own.get("text")) as copy:
+                return self.texts(copy)
         column = own.get("text") if path.suffix in (".csv", ".tsv") else None
         args = {**own, "file": str(path.absolute()), "text": column, "target": None}
         texts = build_dataset(replace(self.dataset, args=args))

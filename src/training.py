@@ -31,14 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    config: Config,
-    path: Path | None,
-    state: dict[str, Any] | None,
-    command: Sequence[str],
-    allowed: Sequence[str] = (),
-    ranks: Ranks = ALONE,
-    watchers: Sequence[Hook] = (),
-) -> int:
+    config: Config, path: Path | None, state: dict[str, Any] | None, command: Sequence[str],
+    allowed: Sequence[str] = (), ranks: Ranks = ALONE, watchers: Sequence[Hook] = (), is_one_of_many: bool = False,
+) -> int:  # fmt: skip
     """Build everything, train, and return the exit code.
 
     Args:
@@ -49,6 +44,7 @@ def train(
         allowed: Keys that may differ from the run that goes on, though they should not.
         ranks: The processes that train together; each of them calls this.
         watchers: Hooks besides those of the config.
+        is_one_of_many: Say nothing of what to type next: others follow.
     """
     from src.utils.host_memory import lasting_objects
 
@@ -89,7 +85,7 @@ def train(
         run.write_environment(command, config.seed)
         introduce(config, experiment, run, logger, None if state is None else changed)
         describe_ranks(trainer, state)
-    return fit(trainer, run, logger)
+    return fit(trainer, run, logger, () if is_one_of_many else what_next(run.path, config, experiment))
 
 
 def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
@@ -184,7 +180,14 @@ def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] 
         rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
 
 
-def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
+def what_next(run_path: Path, config: Config, experiment: Experiment) -> list[str]:
+    """Return the commands that one may want to type when the run is over."""
+    from src.closing import next_commands
+
+    return next_commands(run_path, config, experiment.parts)
+
+
+def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) -> int:
     """Train, say what is odd about the schedules and how it ended, and return the exit code."""
     from src.logger.console import closing_summary
     from src.logger.status import write_status
@@ -216,7 +219,7 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger) -> int:
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at))
+    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at, commands=commands))
     return code
 
 

@@ -24,7 +24,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "experiment": {"utils", "data", "model", "logger", "trainer", "config"},
     "saved_run": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
     "check": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training", "streams"},
-    "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
+    "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "closing"},
+    "closing": {"utils", "config"},
     "streams": {"utils", "data", "logger", "trainer", "config", "experiment"},
     "replay": {"utils", "trainer", "experiment", "saved_run"},
     "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "sweep"},
@@ -223,7 +224,7 @@ def test_imports_go_down_only() -> None:
 
 def test_every_folder_of_src_is_a_room_on_a_floor() -> None:
     folders = {path.relative_to(ROOT / "src").parts[0] for path in SOURCES if path.parent != ROOT / "src"}
-    files = {"experiment", "saved_run", "check", "training", "folds", "seeds", "replay", "streams"}
+    files = {"experiment", "saved_run", "check", "training", "folds", "seeds", "replay", "streams", "closing"}
     assert folders == set(ROOMS) - files - {"scripts"}
 
 

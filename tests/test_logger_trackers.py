@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,9 @@ def test_wandb_offline_writes_into_the_run_folder(tmp_path: Path) -> None:
     assert logger.state_dict() == {"WandB": {}}
     logger.close()
     (written,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 10
+    while b"train/loss" not in written.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)  # its own process writes, and says that it is done before the last of it is there
     content = written.read_bytes()
     assert b"train/loss" in content and b"S1" not in content
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import predict
 import train
 from src.saved_run import load_model
 from src.utils.errors import CheckpointError, ConfigError, DataError
+from tests.conftest import ROOT
 
 DIGITS = """
 name: digits
@@ -186,3 +189,47 @@ def test_a_model_is_loaded_in_one_line(digits: Path, monkeypatch: pytest.MonkeyP
     assert set(last.state_dict()) == set(model.state_dict())
     with pytest.raises(CheckpointError, match="no such run"):
         load_model(tmp_path / "nothing")
+
+
+TEXTS = """
+name: texts
+data: {type: text.Texts, args: {file: FILE, text: review, target: stars}, split: {val: 0.2, test: 0.2}}
+loader: {batch_size: 8, collate_fn: text.pad}
+model: {type: bag.Bag}
+loss: CrossEntropyLoss
+optimizer: {type: AdamW, args: {lr: 0.1}}
+trainer: {epochs: 4, device: cpu}
+"""
+BAG = """
+from torch import nn
+
+
+class Bag(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.EmbeddingBag(64, 8), nn.Linear(8, 2))
+"""
+
+
+def test_texts_come_through_a_pipe_as_lines_or_as_csv(tmp_path: Path) -> None:
+    words = {"good": "very good indeed", "bad": "bad, it is"}
+    frame = pd.DataFrame({"review": [words["good"], words["bad"]] * 20, "stars": ["good", "bad"] * 20})
+    frame.to_csv(tmp_path / "reviews.csv", index=False)
+    (tmp_path / "bag.py").write_text(BAG)
+    run = trained(TEXTS.replace("FILE", str(tmp_path / "reviews.csv")), tmp_path)
+    table = frame.drop(columns="stars").head(3)
+    piped = {
+        "lines": "\n".join(table["review"]),
+        "csv": table.assign(number=1)[["number", "review"]].to_csv(index=False),
+        "tabs": table.assign(number=1).to_csv(index=False, sep="\t"),
+    }
+    script, trusted = str(ROOT / "predict.py"), f"{tmp_path}/"
+    told = []
+    for text in piped.values():
+        ran = subprocess.run(
+            [sys.executable, script, "-r", str(run), "--input", "-", "--trust", trusted],
+            input=text, capture_output=True, text=True,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        told.append(ran.stdout)
+    assert told[0] == told[1] == told[2]
+    assert list(pd.read_csv(io.StringIO(told[0]))["prediction"]) == ["good", "bad", "good"]

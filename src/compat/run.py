@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from src.trainer.schedule import Schedule
 from src.trainer.settings import TrainerSettings
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
+from src.utils.paths import PROJECT_ROOT, shown_path
 
 log = logging.getLogger("src")
 
@@ -77,7 +79,7 @@ def train(argv: Sequence[str]) -> int:
         go_on_from_theirs(trainer, request.checkpoint, config, is_new_config=request.config_path is not None)
     run.write_environment(["train.py", *argv], seed=torch.initial_seed())
     introduce(config, request, project, parts, run)
-    return fit(trainer, run)
+    return fit(trainer, run, folder)
 
 
 def check(request: Request, parts: Parts, monitor: str, device: torch.device) -> int:
@@ -99,8 +101,8 @@ def rows_of(parts: Parts) -> str:
     return ", ".join(f"{name} {loader.num_rows}" for name, loader in parts.loaders.items())
 
 
-def fit(trainer: Trainer, run: RunDir) -> int:
-    """Train, and say how it ended."""
+def fit(trainer: Trainer, run: RunDir, project: Path) -> int:
+    """Train, and say how it ended and what to type next."""
     started_s = time.perf_counter()
     try:
         trainer.fit()
@@ -110,8 +112,12 @@ def fit(trainer: Trainer, run: RunDir) -> int:
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    summary = closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at)
-    log.info("%s", summary.rpartition("\n")[0])  # its last line names another folder for the charts
+    named = [] if project == Path.cwd() else ["--project", shown_path(project)]
+    words = ["python", shown_path(PROJECT_ROOT / "test.py"), "-r", shown_path(run.path), *named]
+    summary = closing_summary(
+        run.path, seconds=seconds, best=best, best_at=monitor.best_at, commands=[shlex.join(words)]
+    )
+    log.info("%s", summary)
     return 128 + trainer.signal if trainer.signal else 0
 
 

@@ -109,3 +109,12 @@ def is_right_kind(kind: str, part: Any) -> bool:
 def _own_attribute(part: type, name: str) -> Any:
     """Looks a method up in the class itself: `type` has a `__call__` of its own."""
     return next((vars(base)[name] for base in part.__mro__ if name in vars(base)), None)
+
+
+def described(part: Any) -> str:
+    """What an imported thing is, for a message."""
+    if isinstance(part, type):
+        return f"class {part.__module__}.{part.__qualname__}"
+    if callable(part):
+        return f"function {getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', '?')}"
+    return f"a {type(part).__name__}"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from src.config.catalogue import module_file, public_names, source_file
-from src.config.kinds import WORDS, is_right_kind, looks_like, looks_own
+from src.config.kinds import WORDS, described, is_right_kind, looks_like, looks_own
 from src.config.mistakes import did_you_mean, found, listed, nearest
 from src.utils.errors import ConfigError, KeelError
-from src.utils.paths import PROJECT_ROOT, shown_path
+from src.utils.paths import PROJECT_ROOT, is_own_folder, shown_path
 
 HOMES: dict[str, tuple[str, ...]] = {
     "data": ("src.data",),
@@ -111,9 +111,13 @@ def use_recorded_folder(recorded: str | None) -> None:
 
     A checkpoint may be a stranger's, and so may be all that came with it into the folder of runs.
     """
-    folder = (PROJECT_ROOT / recorded).resolve() if recorded else PROJECT_ROOT
-    is_own = folder.is_relative_to(PROJECT_ROOT) and not folder.is_relative_to(PROJECT_ROOT / "saved")
-    use_folder(folder if is_own and folder.is_dir() else None)
+    folder = (PROJECT_ROOT / (recorded or ".")).resolve()
+    use_folder(folder if is_own_folder(folder) and folder.is_dir() else None)
+
+
+def vouched_for() -> tuple[list[str], list[Path]]:
+    """Returns what is in use and a checkpoint cannot open by itself: packages, and folders outside the project."""
+    return sorted(_trusted), [folder for folder in _folders if not is_own_folder(folder)]
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:
@@ -140,7 +144,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             raise ConfigError(f"{target.module} has no `{attribute}`") from None
     is_torch_class = isinstance(part, type) and kind in ("model", "module", "loss", "optimizer", "lr_scheduler")
     if not is_right_kind(kind, part) or not (is_torch_class or _comes_from_allowed(part)):
-        raise ConfigError(f"{name} cannot be used as {word}: it is {_described(part)}")
+        raise ConfigError(f"{name} cannot be used as {word}: it is {described(part)}")
     return part  # type: ignore[no-any-return]
 
 
@@ -262,14 +266,6 @@ def _comes_from_allowed(part: Any) -> bool:
     module = str(getattr(inspect.unwrap(getattr(part, "func", part)), "__module__", ""))
     roots = {"src", *_trusted, *_LIBRARY_ROOTS, *(file.stem for folder in _folders for file in folder.glob("*.py"))}
     return any(module == root or module.startswith(root + ".") for root in roots)
-
-
-def _described(part: Any) -> str:
-    if isinstance(part, type):
-        return f"class {part.__module__}.{part.__qualname__}"
-    if callable(part):
-        return f"function {getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', '?')}"
-    return f"a {type(part).__name__}"
 
 
 def _unknown(kind: str, name: str) -> str:

@@ -5,7 +5,11 @@ Nothing of the training data is needed: what was learned from them comes from th
 
 from __future__ import annotations
 
+import csv
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -83,3 +87,28 @@ def input_arrays(file: str, dtype: str | None, is_image: bool) -> Arrays:
 class _ImageBytes(Arrays):
     def _converted(self, inputs: Tensor) -> Tensor:
         return inputs.float() / 255
+
+
+@contextmanager
+def standard_input(column: str | None) -> Iterator[Path]:
+    """Make what comes through standard input a file for as long as it is read.
+
+    It is CSV, or separated by tabs, if its first line names the column of the texts; else each line is a text.
+
+    Args:
+        column: Of the texts, where the training data have one.
+
+    Raises:
+        DataError: It cannot be read; the message speaks of standard input.
+    """
+    content = sys.stdin.buffer.read()
+    head = content.partition(b"\n")[0].decode("utf-8-sig", errors="replace").strip()
+    cells = {ending: next(csv.reader([head], delimiter=sign), []) for ending, sign in ((".csv", ","), (".tsv", "\t"))}
+    ending = next((ending for ending, names in cells.items() if column in [name.strip() for name in names]), ".txt")
+    with tempfile.TemporaryDirectory(prefix="keel-input-") as folder:
+        path = Path(folder) / f"input{ending}"
+        path.write_bytes(content)
+        try:
+            yield path
+        except DataError as error:
+            raise DataError(str(error).replace(shown_path(path), "standard input")) from error

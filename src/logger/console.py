@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -228,15 +228,21 @@ class EpochLines:
 
 
 def closing_summary(
-    run_path: Path, *, seconds: float, best: Mapping[str, float] | None = None, best_at: str = ""
+    run_path: Path,
+    *,
+    seconds: float,
+    best: Mapping[str, float] | None = None,
+    best_at: str = "",
+    commands: Sequence[str] = (),
 ) -> str:
-    """The last lines of a run: how long it took, what was best and where it is, and the next two commands.
+    """The last lines of a run: how long it took, what was best and where it is, and what to type next.
 
     Args:
         run_path: The run's folder.
         seconds: Time the run took.
         best: Monitored value by name, e.g. `{"val/loss": 0.12}`.
         best_at: When it was measured: `epoch 7` or `step 130`.
+        commands: What to type next, ready for a shell.
     """
     run = shlex.quote(shown_path(run_path))
     lines = [f"done in {duration(seconds)}"]
@@ -246,8 +252,8 @@ def closing_summary(
         lines.append(f"best:  {named}{when}, in {run}/checkpoints")
     else:
         lines.append(f"saved: {run}")
-    lines.append(f"next:  python test.py -r {run}")
-    lines.append(f"       tensorboard --logdir {shlex.quote(shown_path(run_path.parents[1]))}")
+    heads = ["next:  ", *["       "] * len(commands)]
+    lines += [head + command for head, command in zip(heads, commands, strict=False)]
     return "\n".join(lines)
 
 

@@ -57,4 +57,4 @@ def train_in(
         for name in ("metrics.csv", "log.txt", "status.json", "environment.json"):
             (path / name).unlink(missing_ok=True)
     path.mkdir(parents=True, exist_ok=True)
-    return train(config, path, state, command, allowed, watchers=watchers)
+    return train(config, path, state, command, allowed, watchers=watchers, is_one_of_many=True)

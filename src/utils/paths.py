@@ -13,6 +13,11 @@ def project_path(path: str | Path) -> Path:
     return PROJECT_ROOT / Path(path).expanduser()
 
 
+def is_own_folder(folder: Path) -> bool:
+    """Whether a resolved path lies in the project, and not where runs are kept: those may be a stranger's."""
+    return folder.is_relative_to(PROJECT_ROOT) and not folder.is_relative_to(PROJECT_ROOT / "saved")
+
+
 def shown_path(path: Path) -> str:
     """Return `path` as short as it can be typed from where the user stands."""
     try:
