@@ -155,7 +155,7 @@ def test_a_stable_split_of_a_table_goes_by_what_is_in_a_row() -> None:
     parts = [
         make_parts({"train": FrameDataset(each, "t", "y", ["x", "city"])}, split) for each in (old, new.reset_index())
     ]
-    held = [set(each["val"].dataset._numbers[each["val"].row_ids(), 0].tolist()) for each in parts]  # type: ignore[attr-defined]
+    held = [set(each["val"].dataset.content(each["val"].row_ids())[0][:, 0].tolist()) for each in parts]  # type: ignore[attr-defined]
     assert held[0] and held[0] <= held[1] and all(value > 59 / 7 for value in held[1] - held[0])
 
 

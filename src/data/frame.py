@@ -1,10 +1,9 @@
-"""A pandas table as a dataset: numbers scaled, categories one-hot, all learned from the training rows only."""
+"""A table as a dataset: numbers scaled, categories one-hot, all learned from the training rows only."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +12,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.cached_cells import CachedCells
+from src.data.cells import Array, Cells, FrameCells, Rows, check_columns, class_error, place
 from src.data.classes import renumbered
+from src.data.column_cache import ColumnCache
 from src.data.preprocess import Filler, Scaler
 from src.utils.errors import ConfigError, DataError
 
 Scaling = str | Mapping[str, Any] | None
 """`StandardScaler`, or `{type: MinMaxScaler, args: {feature_range: [-1, 1]}}`."""
 Missing = Literal["error", "drop", "fill"]
-EMPTY = "(empty)"
-"""The category of empty cells that are filled."""
+PIECE_BYTES = 1 << 24
+"""Prepared at once, as float64."""
+KEPT_BYTES = 1 << 28
+"""Prepared features of a cached table stay in memory if they are no more; else each batch is prepared when read."""
 
 
 class FrameDataset(Dataset[Any]):
@@ -32,7 +36,7 @@ class FrameDataset(Dataset[Any]):
     `feature_names`.
 
     Args:
-        frame: The table, with unique column names.
+        frame: The table, with unique column names; or a `ColumnCache`, which is larger than memory.
         where: What messages call it: a path.
         target: Column or columns to predict; None if there is none.
         features: Columns to predict from; default all others.
@@ -50,7 +54,7 @@ class FrameDataset(Dataset[Any]):
 
     def __init__(
         self,
-        frame: pd.DataFrame,
+        frame: pd.DataFrame | ColumnCache,
         where: str,
         target: str | Sequence[str] | None = None,
         features: Sequence[str] | None = None,
@@ -67,60 +71,62 @@ class FrameDataset(Dataset[Any]):
         self.target_names = [target] if isinstance(target, str) else list(target or [])
         chosen = list(features) if features is not None else [*frame.columns]
         chosen = [c for c in chosen if c not in (*self.target_names, *ignore)]
-        for column in [*chosen, *categorical, *ignore, *self.target_names]:
-            column_in(frame, column, where)
-        needed = self.target_names if missing == "fill" else [*chosen, *self.target_names]
-        frame = _without_missing(frame, needed, where, missing)
-        self._frame = frame
-        self._rows = frame.index.to_numpy()
-        numbers = {c: _numbers(frame[c], where) for c in chosen if c not in categorical}
-        self.number_names = [c for c, values in numbers.items() if values is not None]
-        self._numbers = np.column_stack([np.empty((len(frame), 0)), *(v for v in numbers.values() if v is not None)])
-        self._texts = {c: _texts(frame[c]) for c in chosen if numbers.get(c) is None}
-        self._fills = missing == "fill"
-        self._filler = Filler()
+        check_columns(list(frame.columns), [*chosen, *categorical, *ignore, *self.target_names], where)
         self._input_scaler = _scaler(scale_inputs, "scale_inputs")
         self._target_scaler = _scaler(scale_target, "scale_target")
-        self.class_names: list[str] | None = None
+        make: Callable[..., Cells] = CachedCells if isinstance(frame, ColumnCache) else FrameCells
+        self._cells = make(frame, where, chosen, self.target_names, categorical, missing, classify)
+        self._fills = missing == "fill"
+        self._filler = Filler()
+        self.class_names = self._cells.class_names
         self.targets: Tensor | None = None
-        self._raw_targets = self._read_targets(frame, classify)
+        if self._cells.class_codes is not None:
+            if self._target_scaler.name:
+                raise class_error(where, self.target_names[0])
+            self.num_classes = len(self.class_names or ())
+            self.targets = torch.from_numpy(self._cells.class_codes)
         self._categories: dict[str, list[str]] = {}
+        self._places: list[Array] = []
         self._features: Tensor | None = None
-        if not (self._texts or scale_inputs or scale_target or self._fills):
+        self._is_ready = False
+        if not (self._cells.vocabularies or scale_inputs or scale_target or self._fills):
             self._apply()
-
-    def _read_targets(self, frame: pd.DataFrame, classify: bool | None) -> np.ndarray[Any, Any]:
-        """Return the targets in their own units, float64 [rows, T]; classes are kept in `targets` instead."""
-        columns = [_numbers(frame[c], self.where) if not classify else None for c in self.target_names]
-        texts = [name for name, column in zip(self.target_names, columns, strict=True) if column is None]
-        if not texts:
-            raw = np.column_stack([np.empty((len(frame), 0)), *(c for c in columns if c is not None)])
-            self.targets = torch.from_numpy(raw.astype(np.float32)) if self.target_names else None
-            return raw
-        if classify is False or len(self.target_names) > 1 or self._target_scaler.name:
-            raise DataError(
-                f"{self.where}: target column {texts[0]} is a class: it must be the only target, and unscaled"
-            )
-        names, codes = np.unique(frame[texts[0]].to_numpy(), return_inverse=True)
-        self.class_names = [str(name) for name in names]
-        self.num_classes = len(names)
-        self.targets = torch.from_numpy(codes)
-        return np.empty((len(frame), 0))
+        elif self.target_names and self.class_names is None:
+            self._apply_to_targets(Scaler(None))
 
     def fit(self, rows: Tensor) -> None:
         """Learn what fills empty cells, scaling and categories from these rows, and no others."""
-        numbers = rows.numpy()
+        cells, numbers = self._cells, rows.numpy()
         if self._fills:
-            self._filler.fit(self._numbers[numbers])
-        self._input_scaler.fit(self._filler.transform(self._numbers[numbers]))
-        self._target_scaler.fit(self._raw_targets[numbers])
-        self._categories = {c: sorted(set(texts[numbers])) for c, texts in self._texts.items()}
+            some = cells.numbers(_spaced(numbers, cells.chunk_rows))
+            empty = [np.isnan(cells.numbers(chunk)).any(axis=0) for chunk in self._chunks(numbers)]
+            self._filler.fit(some, np.any(empty, axis=0))
+        self._learn(self._input_scaler, numbers, lambda rows: self._filler.transform(cells.numbers(rows)))
+        self._learn(self._target_scaler, numbers, cells.targets)
+        self._categories = {}
+        for index, (column, names) in enumerate(cells.vocabularies.items()):
+            seen = np.zeros(len(names), dtype=bool)
+            for chunk in self._chunks(numbers):
+                seen[cells.codes(chunk)[index]] = True
+            self._categories[column] = sorted(set(names[seen]))
         self._apply()
+
+    def _learn(self, scaler: Scaler, rows: Array, read: Callable[[Array], Array]) -> None:
+        """Fit in passes over the rows; what cannot be learned so, from rows at equal distances."""
+        if scaler.learns_in_parts:
+            for number, chunk in enumerate(self._chunks(rows)):
+                scaler.fit(read(chunk), goes_on=number > 0)
+        else:
+            scaler.fit(read(_spaced(rows, self._cells.chunk_rows)))
+
+    def _chunks(self, rows: Array) -> Iterator[Array]:
+        for first in range(0, len(rows), self._cells.chunk_rows):
+            yield rows[first : first + self._cells.chunk_rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `fit` learned."""
         return {
-            "numbers": self.number_names,
+            "numbers": self._cells.number_names,
             "categories": self._categories,
             "filler": self._filler.state_dict(),
             "inputs": self._input_scaler.state_dict(),
@@ -134,7 +140,8 @@ class FrameDataset(Dataset[Any]):
         Raises:
             DataError: These are not the columns, or the classes, of the training data.
         """
-        expected, found = [*state["numbers"], *state["categories"]], [*self.number_names, *self._texts]
+        expected = [*state["numbers"], *state["categories"]]
+        found = [*self._cells.number_names, *self._cells.vocabularies]
         if expected != found:
             raise DataError(f"{self.where}: feature columns {', '.join(found)}; training had {', '.join(expected)}")
         if self.class_names is not None and state["class_names"] is not None:
@@ -148,143 +155,131 @@ class FrameDataset(Dataset[Any]):
     def _take_classes(self, names: list[str]) -> None:
         assert self.class_names is not None and self.targets is not None
         self.targets = renumbered(
-            self.targets, self.class_names, names, lambda row: place(self.where, self._rows[row], self.target_names[0])
+            self.targets, self.class_names, names, lambda row: place(self.where, self.row_id(row), self.target_names[0])
         )
         self.class_names, self.num_classes = list(names), len(names)
 
     def _apply(self) -> None:
-        """Make the tensors that are read from."""
-        columns = [self._input_scaler.transform(self._filler.transform(self._numbers))]
-        names = self.number_names if columns[0].shape[1] == len(self.number_names) else []
-        self.feature_names = list(names or (f"input_{i}" for i in range(columns[0].shape[1])))
-        columns.append(self._filler.marks(self._numbers))
-        self.feature_names += [f"{self.number_names[index]} is empty" for index in self._filler.marked]
-        for column, texts in self._texts.items():
-            categories = self._categories[column]
-            columns.append(texts[:, None] == np.array(categories, dtype=object)[None, :])
+        """Make ready to read: the features of all rows, unless they are too many."""
+        cells = self._cells
+        self._places = [self._category_places(column, names) for column, names in cells.vocabularies.items()]
+        width = self._input_scaler.transform(self._filler.transform(cells.numbers(slice(0, 1)))).shape[1]
+        names = cells.number_names
+        self.feature_names = list(names if width == len(names) else (f"input_{i}" for i in range(width)))
+        self.feature_names += [f"{names[index]} is empty" for index in self._filler.marked]
+        for column, categories in self._categories.items():
             self.feature_names += [f"{column}={category}" for category in categories]
-            unseen = ~columns[-1].any(axis=1)
-            if unseen.any():
+        self.num_features = len(self.feature_names)
+        self._is_ready = True
+        is_large = isinstance(cells, CachedCells) and 4 * len(self) * self.num_features > KEPT_BYTES
+        self._features = None if is_large else self._all_rows(self._prepared, self.num_features)
+        self._tell_unseen()
+        if self.class_names is None and self.target_names:
+            self._apply_to_targets(self._target_scaler)
+
+    def _apply_to_targets(self, scaler: Scaler) -> None:
+        def scaled(rows: Rows) -> Tensor:
+            return torch.from_numpy(scaler.transform(self._cells.targets(rows)).astype(np.float32))
+
+        self.targets = self._all_rows(scaled, scaled(slice(0, 1)).shape[1])
+
+    def _category_places(self, column: str, names: Array) -> Array:
+        """Return the place of each text of a column among its categories; -1 if it is none of them."""
+        places = {category: place for place, category in enumerate(self._categories[column])}
+        return np.array([places.get(name, -1) for name in names], dtype=np.int64)
+
+    def _tell_unseen(self) -> None:
+        for index, (column, names) in enumerate(self._cells.vocabularies.items()):
+            count, first = 0, ""
+            for rows in self._slices(1) if (self._places[index] < 0).any() else ():
+                codes = self._cells.codes(rows)[index]
+                unseen = self._places[index][codes] < 0
+                if unseen.any():
+                    first = first if count else names[codes[unseen.argmax()]]
+                    count += int(unseen.sum())
+            if count:
                 logging.getLogger("keel").warning(
                     "%s column %s: %r is in none of the training rows; %d such rows are read as no category",
-                    self.where, column, texts[unseen][0], unseen.sum(),
+                    self.where, column, first, count,
                 )  # fmt: skip
-        self._features = torch.from_numpy(np.column_stack(columns).astype(np.float32))
-        self.num_features = self._features.shape[1]
-        if self.class_names is None and self.target_names:
-            self.targets = torch.from_numpy(self._target_scaler.transform(self._raw_targets).astype(np.float32))
+
+    def _prepared(self, rows: Rows) -> Tensor:
+        """Return the features of some rows, float32 [N, F]."""
+        raw = self._cells.numbers(rows)
+        columns = [self._input_scaler.transform(self._filler.transform(raw)), self._filler.marks(raw)]
+        for codes, places, known in zip(self._cells.codes(rows), self._places, self._categories.values(), strict=True):
+            columns.append(places[codes][:, None] == np.arange(len(known))[None, :])
+        return torch.from_numpy(np.column_stack(columns).astype(np.float32))
+
+    def _all_rows(self, prepared: Callable[[Rows], Tensor], width: int) -> Tensor:
+        """Return what `prepared` gives for all rows, float32 [rows, width], never holding more than a piece twice."""
+        whole = torch.empty(len(self), width)
+        for rows in self._slices(width):
+            whole[rows] = prepared(rows)
+        return whole
+
+    def _slices(self, width: int) -> Iterator[slice]:
+        size = max(1, PIECE_BYTES // (8 * max(1, width)))
+        return (slice(first, min(first + size, len(self))) for first in range(0, len(self), size))
 
     @property
     def features(self) -> Tensor:
         """The inputs, float32 [rows, F]."""
-        if self._features is None:
+        if not self._is_ready:
             raise DataError(f"{self.where}: call fit(rows) with the training rows first")
-        return self._features
+        return self._features if self._features is not None else self._all_rows(self._prepared, self.num_features)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._cells)
 
     def __getitem__(self, row: int) -> Any:
-        return self.features[row] if self.targets is None else (self.features[row], self.targets[row])
+        batch = self.read_batch(torch.tensor([row]))
+        return batch[0] if self.targets is None else tuple(values[0] for values in batch)
 
     def read_batch(self, rows: Tensor) -> Any:
         """Return features [N, F] and, if there is a target, targets [N, T] or [N]."""
-        features = self.features.index_select(0, rows)
+        if self._is_ready and self._features is None:
+            features = self._prepared(rows.numpy())
+        else:
+            features = self.features.index_select(0, rows)
         return features if self.targets is None else (features, self.targets.index_select(0, rows))
 
-    def decode(self, outputs: Tensor) -> np.ndarray[Any, Any]:
+    def decode(self, outputs: Tensor) -> Array:
         """Return predictions [N, T] in the target's own units."""
         values = outputs.detach().cpu().double().numpy().reshape(len(outputs), -1)
         return self._target_scaler.undo(values)
 
-    def column(self, name: str) -> np.ndarray[Any, Any]:
+    def column(self, name: str) -> Array:
         """Return a column of the table as it is, whether it is a feature or not: to split by.
 
         Raises:
             DataError: There is none of this name.
         """
-        return column_in(self._frame, name, self.where).to_numpy()
+        return self._cells.column(name)
 
     def content(self, rows: Tensor) -> Any:
         """Return the features of these rows before preprocessing: what makes two rows the same."""
-        numbers = rows.numpy()
-        return (self._numbers[numbers], *(texts[numbers] for texts in self._texts.values()))
+        return (self._cells.numbers(rows.numpy()), *self._texts(rows.numpy()))
 
     def cells(self, row: int) -> dict[str, Any]:
         """Return the features of a row as the file has them, by column, for people to read."""
-        numbers = dict(zip(self.number_names, self._numbers[row].tolist(), strict=True))
-        return numbers | {column: texts[row] for column, texts in self._texts.items()}
+        rows = np.array([row])
+        numbers = dict(zip(self._cells.number_names, self._cells.numbers(rows)[0].tolist(), strict=True))
+        texts = (column[0] for column in self._texts(rows))
+        return numbers | dict(zip(self._cells.vocabularies, texts, strict=True))
+
+    def _texts(self, rows: Array) -> list[Array]:
+        vocabularies = self._cells.vocabularies.values()
+        return [names[codes] for names, codes in zip(vocabularies, self._cells.codes(rows), strict=True)]
 
     def row_id(self, row: int) -> int:
         """Return the row's number in the file, from 0: another one than `row` when rows were dropped."""
-        return int(self._rows[row])
+        return self._cells.row_id(row)
 
 
-def place(where: str, row: int, column: str) -> str:
-    """Return how messages name a cell; `row` counts from 0, messages from 1."""
-    return f"{where} row {row + 1} column {column}"
-
-
-def column_in(frame: pd.DataFrame, column: str, where: str) -> pd.Series[Any]:
-    """Return a column of a table.
-
-    Raises:
-        DataError: There is none of this name; names the nearest.
-    """
-    if column not in frame.columns:
-        near = get_close_matches(str(column), [str(each) for each in frame.columns], 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(map(str, frame.columns))}"
-        raise DataError(f"{where}: no column {column!r}; {hint}")
-    return frame[column]
-
-
-def _without_missing(frame: pd.DataFrame, columns: list[str], where: str, missing: str) -> pd.DataFrame:
-    empty = frame[columns].isna()
-    rows = empty.any(axis=1).to_numpy()
-    if not rows.any():
-        return frame
-    if missing == "error":
-        row = int(rows.argmax())
-        column = columns[int(empty.iloc[row].to_numpy().argmax())]
-        raise DataError(f"{place(where, row, column)}: empty; {rows.sum()} such rows; missing: drop leaves them out")
-    if rows.all():
-        raise DataError(f"{where}: every row has an empty cell; none is left")
-    logging.getLogger("keel").info("%s: %d of %d rows have an empty cell and are dropped", where, rows.sum(), len(rows))
-    return frame[~rows]
-
-
-def _texts(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
-    """Return categories as text; whole numbers are spelt without a point, which an empty cell in the column adds."""
-    texts = column.astype(str)
-    if column.dtype.kind == "f" and (column.dropna() % 1 == 0).all():
-        texts = column.astype("Int64").astype(str)
-    return texts.where(column.notna(), EMPTY).to_numpy(object)
-
-
-def _numbers(column: pd.Series[Any], where: str) -> np.ndarray[Any, Any] | None:
-    """Return a column as float64 [rows], finite but for empty cells, which are nan; or None if it is text."""
-    present = column.notna().to_numpy()
-    if not present.all():
-        values = np.full(len(column), np.nan)
-        if present.any() or column.dtype.kind != "f":
-            known = _numbers(column[present], where)
-            if known is None:
-                return None
-            values[present] = known
-        return values
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = np.isnan(values)
-    if bad.all():
-        return None
-    if not np.isfinite(values).all():
-        at = int((~np.isfinite(values)).argmax())
-        cell = place(where, int(column.index[at]), str(column.name))
-        if bad[at]:
-            raise DataError(
-                f"{cell}: {column.iloc[at]!r} is not a number; if it is a category, list the column under categorical"
-            )
-        raise DataError(f"{cell}: {column.iloc[at]} is not finite")
-    return values
+def _spaced(rows: Array, count: int) -> Array:
+    """Return `count` of `rows` at equal distances, or all of them if they are no more."""
+    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
 
 
 def _scaler(given: Scaling, where: str) -> Scaler:

@@ -32,15 +32,24 @@ class Scaler:
         self.name = name
         self.estimator = None if name is None else _make(name, dict(args or {}), where)
 
-    def fit(self, values: Array) -> None:
+    @property
+    def learns_in_parts(self) -> bool:
+        """Whether rows may come in several parts."""
+        return hasattr(self.estimator, "partial_fit")
+
+    def fit(self, values: Array, goes_on: bool = False) -> None:
         """Learn from `values`, float64 [rows, F].
+
+        Args:
+            values: Rows.
+            goes_on: They come on top of the rows before. Only where it `learns_in_parts`.
 
         Raises:
             ConfigError: The class does not take its arguments, or these values.
         """
         if self.estimator is not None and values.shape[1]:
             try:
-                self.estimator.fit(values)
+                (self.estimator.partial_fit if goes_on else self.estimator.fit)(values)
             except ValueError as error:  # scikit-learn checks arguments only here
                 raise ConfigError(f"{self.name}: {error}") from error
 
@@ -83,13 +92,18 @@ class Filler:
         self.medians: Array | None = None
         self.marked: list[int] = []
 
-    def fit(self, values: Array) -> None:
-        """Learn from `values`, float64 [rows, F], nan where a cell is empty."""
+    def fit(self, values: Array, is_marked: Array) -> None:
+        """Learn from `values`, float64 [rows, F], nan where a cell is empty.
+
+        Args:
+            values: What medians are taken of.
+            is_marked: Which columns have an empty cell in any training row, bool [F].
+        """
         empty = np.isnan(values)
         self.medians = np.array(
             [np.median(c[~e]) if not e.all() else 0.0 for c, e in zip(values.T, empty.T, strict=True)]
         )
-        self.marked = np.flatnonzero(empty.any(axis=0)).tolist()
+        self.marked = np.flatnonzero(is_marked).tolist()
 
     def transform(self, values: Array) -> Array:
         """Return `values` [rows, F] without empty cells."""
