@@ -17,6 +17,7 @@ from torch import Tensor
 
 from src.config.changes import check_changes
 from src.config.checks import components
+from src.config.mistakes import with_place
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
@@ -29,9 +30,10 @@ from src.streams import unowned_streams
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.evaluate import evaluating
 from src.trainer.init_from import init_weights
+from src.trainer.misfits import misfits
 from src.trainer.nonfinite import tensors_in
 from src.trainer.rehearse import count_parameters, describe_length
-from src.trainer.schedule import count_steps, learning_rates, misfits, rates_over
+from src.trainer.schedule import count_epochs, count_steps, learning_rates, rates_over
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
 from src.training import try_out
@@ -86,10 +88,11 @@ def check(
         yield from _describe_config(config)
         yield from _describe_data(experiment)
         yield from _describe_ranks(trainer)
-        yield from _describe_model(experiment)
+        yield from _describe_model(experiment, trainer)
         yield from _describe_phases(trainer)
         yield from _describe_optimizers(trainer)
-        mistrusted = [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
+        mistrusted = [with_place(each, config.places) for each in misfits(trainer)]
+        mistrusted += [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
         yield from _describe_schedules(config, experiment, mistrusted)
         yield from _try_steps(trainer, experiment, config, mistrusted)
         yield from _try_checkpoint(trainer, config, Path(folder), mistrusted)
@@ -124,11 +127,12 @@ def _describe_ranks(trainer: Trainer) -> Iterator[str]:
         yield f"ranks      as rank 0 of {size:,}: {rows // size:,} rows each, a global batch of {rows:,} rows"
 
 
-def _describe_model(experiment: Experiment) -> Iterator[str]:
-    total, trainable = count_parameters(experiment.model)
+def _describe_model(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    resting = trainer.freezing.resting(count_epochs(trainer.train_loader, trainer.settings))
+    total, trainable = count_parameters(experiment.model, resting)
     yield f"model      {type(experiment.model).__name__}, {total:,} parameters, {trainable:,} trainable"
     for name, block in experiment.model.named_children():
-        own, trains = count_parameters(block)
+        own, trains = count_parameters(block, resting)
         if own:
             yield f"             {name:<20} {own:>12,}" + ("" if own == trains else f"  ({trains:,} trainable)")
 
@@ -158,7 +162,6 @@ def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list
         return
     yield f"length     {int(total):,} steps, {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps"
     optimizers, schedules = build_optimizers(config, experiment)
-    mistrusted += misfits(schedules, steps_per_epoch, total)
     for name, values in rates_over(optimizers, schedules, int(total), steps_per_epoch).items():
         if values:
             told = f"first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"

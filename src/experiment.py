@@ -193,9 +193,9 @@ def build_trainer(
     checkpoints: Path,
     ranks: Ranks = ALONE,
 ) -> Trainer:
-    """Build optimizers, schedules and hooks, and introduce everyone to the trainer."""
+    """Build optimizers, schedules and hooks, and introduce everyone to the trainer; hooks may refuse."""
     optimizers, schedules = build_optimizers(config, experiment)
-    return Trainer(
+    trainer = Trainer(
         experiment.task,
         experiment.model,
         experiment.loaders["train"],
@@ -217,6 +217,8 @@ def build_trainer(
         freezing=experiment.freezing,
         ranks=ranks,
     )
+    trainer.tell("check")
+    return trainer
 
 
 def task_memory(task: Any, device: torch.device, ranks: Ranks) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def train(
         run.write_config(config.as_dict())
         run.write_environment(command, config.seed)
         introduce(config, experiment, run, logger, None if state is None else changed)
-        describe_ranks(trainer, state)
+        describe_steps(config, trainer, state)
     return fit(trainer, run, logger, () if is_one_of_many else what_next(run.path, config, experiment))
 
 
@@ -188,19 +188,15 @@ def what_next(run_path: Path, config: Config, experiment: Experiment) -> list[st
 
 
 def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) -> int:
-    """Train, say what is odd about the schedules and how it ended, and return the exit code."""
+    """Train, say how it ended, and return the exit code. A new run refused before its first step leaves no folder."""
     from src.logger.console import closing_summary
     from src.logger.status import write_status
-    from src.trainer.schedule import count_steps, misfits
-
-    for line in misfits(trainer.schedules, *count_steps(trainer.train_loader, trainer.settings)):
-        log.warning("%s", line)
 
     def note(code: int | None) -> None:
         if ranks.is_main:
             write_status(run.path, code, trainer.saver.saved_step)
 
-    started_s, code, ranks = time.perf_counter(), 1, trainer.ranks
+    started_s, code, ranks, never_began = time.perf_counter(), 1, trainer.ranks, False
     note(None)
     ranks.before_giving_up(lambda: note(WorkerError.exit_code))
     with nullcontext() if ranks.is_alone else StopSignals():  # a launcher may send one when another rank has failed
@@ -209,13 +205,17 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
             code = 128 + trainer.signal if trainer.signal else 0
         except BaseException as error:
             code = exit_code(error)
-            if ranks.explain(error) is error:
+            never_began = isinstance(error, ConfigError) and trainer.progress.step == 0 and trainer.saver.saved_step < 0
+            if ranks.explain(error) is error and not never_began:
                 tell_end(trainer, run)
             raise
         finally:
             logger.close()
-            note(code)
-            run.close()
+            if never_began and ranks.is_main:
+                run.discard()
+            else:
+                note(code)
+                run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
@@ -234,14 +234,19 @@ def tell_end(trainer: Trainer, run: RunDir) -> None:
     log.info("stopped in step %d; %s holds %s", step, shown_path(run.path), kept)
 
 
-def describe_ranks(trainer: Trainer, state: Mapping[str, Any] | None) -> None:
-    """Say how many processes train together, and what that makes of a batch."""
+def describe_steps(config: Config, trainer: Trainer, state: Mapping[str, Any] | None) -> None:
+    """Say how many processes train together, what that makes of a batch, and what the run is too short or long for."""
+    from src.config.mistakes import with_place
+    from src.trainer.misfits import misfits
+
     loader, size = trainer.train_loader, trainer.ranks.world_size
     if size > 1:
         rows = loader.batch_size
         log.info("ranks  %d processes, %d rows each: a global batch of %d rows", size, rows // size, rows)
     if state is not None and state.get("batch_size", loader.batch_size) != loader.batch_size:
         log.info("change global batch  %d -> %d", state["batch_size"], loader.batch_size)
+    for line in misfits(trainer):
+        log.warning("%s", with_place(line, config.places))
 
 
 def introduce(
@@ -259,11 +264,13 @@ def introduce(
     from src.data.content import AT_START, find_overlaps
     from src.logger.console import log_to_file
     from src.trainer.rehearse import count_parameters, describe_length
+    from src.trainer.schedule import count_epochs
     from src.utils.paths import shown_path
 
     log_to_file(run.log_file)
     rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
-    total, trainable = count_parameters(experiment.model)
+    epochs = count_epochs(experiment.loaders["train"], config.trainer)
+    total, trainable = count_parameters(experiment.model, experiment.freezing.resting(epochs))
     name = type(experiment.model).__name__
     log.info("run    %s", shown_path(run.path))
     log.info("data   %s rows", rows)

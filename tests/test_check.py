@@ -67,9 +67,65 @@ def test_it_tells_what_a_run_would_be(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_it_warns_of_a_schedule_of_another_length() -> None:
-    text = report("lr_scheduler.args.T_max=100", "trainer.epochs=2")
+    text = report("lr_scheduler.args.T_max=100", "trainer.epochs=2", "lr_scheduler.every=epoch")
     assert text.startswith("config     digits: the arguments of digits.Digits, lenet.LeNet, CrossEntropyLoss, AdamW, ")
-    assert "warning    lr_scheduler: made for 100 moves, and this run makes" in text
+    assert "warning    command line #1 lr_scheduler.args.T_max: made for 100 moves, and this run makes 2" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "lr_scheduler={type: StepLR, args: {step_size: 100}}",
+            "args.step_size: the rate first changes after 100 moves",
+        ),
+        (
+            "lr_scheduler={type: MultiStepLR, args: {milestones: [3, 9]}}",
+            "milestones: the rate first changes after 3 mo",
+        ),
+        (
+            "lr_scheduler={type: OneCycleLR, args: {max_lr: 0.1, total_steps: 50}}",
+            "total_steps: made for 50 moves, and ",
+        ),
+        (
+            "lr_scheduler={type: OneCycleLR, args: {max_lr: 0.1, total_steps: 500}}",
+            "total_steps: made for 500 moves, a",
+        ),
+        (
+            "parameters.freeze=[{match: 'features.*', from_epoch: 5}]",
+            "freeze.0.from_epoch: is 5 and the run has 3 epoch",
+        ),
+        (
+            "parameters.freeze=[{match: 'features.*', from_epoch: 1, until_epoch: 3}]",
+            "features.* is never trained again",
+        ),
+    ],
+)
+def test_it_warns_at_its_place_of_what_will_never_happen(override: str, told: str) -> None:
+    (warning,) = [
+        line
+        for line in report("trainer.epochs=3", override, "lr_scheduler.warmup_steps=0").splitlines()
+        if line.startswith("warning")
+    ]
+    assert warning.startswith("warning    command line #2 ") and told in warning
+
+
+def test_what_is_never_trained_in_this_run_is_not_counted_as_trainable() -> None:
+    freeze = "parameters.freeze=[{match: 'features.*', until_epoch: %d}]"
+    never, later = (report("trainer.epochs=3", freeze % end, "lr_scheduler=null") for end in (9, 2))
+    assert "freeze.0.until_epoch: is 9 and the run has 3 epochs: features.* is never trained" in never
+    trained = never.partition("from epoch 1 on ")[2].partition(" parameters")[0]
+    assert f"parameters, {trained} trainable" in never and "(0 trainable)" in never
+    assert "never" not in later and "(0 trainable)" not in later
+
+
+def test_schedules_and_phases_of_the_right_length_are_not_warned_of() -> None:
+    for override in (
+        "lr_scheduler={type: StepLR, args: {step_size: 2}}",
+        "lr_scheduler={type: OneCycleLR, args: {max_lr: 0.1}}",
+        "parameters.freeze=[{match: 'features.*', until_epoch: 1, every: 2}]",
+    ):
+        assert "warning" not in report("trainer.epochs=3", override, "lr_scheduler.warmup_steps=0"), override
 
 
 def test_it_warns_of_a_loss_that_does_not_change() -> None:

@@ -116,5 +116,18 @@ def test_watching_changes_nothing_and_every_view_is_in_the_event_files(tmp_path:
 
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
     hooks = "hooks=[{type: views.Embedding, args: {module: fc1}}]"
-    result = run_training(hooks, f"trainer.save_dir={tmp_path}")
-    assert result.returncode == 2 and "the model has no module 'fc1'; it has layers, " in result.stderr
+    for more in ((), ("--check",)):
+        result = run_training(hooks, f"trainer.save_dir={tmp_path / 'runs'}", *more)
+        assert result.returncode == 2 and "the model has no module 'fc1'; it has layers, " in result.stderr
+        assert result.stderr.startswith("error: command line #") and len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_hook_that_refuses_at_the_start_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(
+        "from src.trainer.hooks import Hook\nfrom src.utils.errors import ConfigError\n\n\nclass Late(Hook):\n"
+        "    def on_fit_start(self, trainer):\n        raise ConfigError('hooks: late.Late: cannot work')\n"
+    )
+    result = run_training("hooks=[late.Late]", f"trainer.save_dir={tmp_path / 'runs'}", "--trust", f"{tmp_path}/")
+    assert result.returncode == 2 and "hooks: late.Late: cannot work" in result.stderr, result.stderr
+    assert not (tmp_path / "runs").exists() and "Traceback" not in result.stderr

@@ -68,13 +68,15 @@ def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        lines = [_with_place(line, Mistakes(places)) for line in str(error).splitlines()]
+        lines = [with_place(line, places) for line in str(error).splitlines()]
         if lines == str(error).splitlines():
             raise
         raise type(error)("\n".join(lines)) from error
 
 
-def _with_place(line: str, mistakes: Mistakes) -> str:
+def with_place(line: str, places: Mapping[KeyPath, str]) -> str:
+    """Puts the place where a key was written before a line that begins with the key."""
+    mistakes = Mistakes(places)
     key = re.match(r"([a-z_]+(\.\w+)*): ", line)
     path = tuple(int(word) if word.isdecimal() else word for word in key[1].split(".")) if key else ()
     place = mistakes.place(path) if any(each[:1] == path[:1] for each in mistakes.places if each) else ""

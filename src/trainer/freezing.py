@@ -75,6 +75,22 @@ class Freezing:
                 yield epoch, patterns, self._always_trained + self._sum(patterns)
             before = patterns
 
+    def misfits(self, num_epochs: float) -> Iterator[str]:
+        """Yield which entries never begin, or never end, in a run of so many epochs."""
+        for index, entry in enumerate(self._entries):
+            key, length = f"parameters.freeze.{index}", f"the run has {num_epochs:g} epochs"
+            if entry.from_epoch >= num_epochs:
+                yield f"{key}.from_epoch: is {entry.from_epoch} and {length}: {entry.match} is never frozen"
+            elif entry.until_epoch is not None and entry.until_epoch >= num_epochs:
+                again = " again" if entry.from_epoch else ""
+                yield f"{key}.until_epoch: is {entry.until_epoch} and {length}: {entry.match} is never trained{again}"
+
+    def resting(self, num_epochs: float) -> set[int]:
+        """Return the `id` of each parameter that rests in all of so many epochs, though not for good."""
+        patterns = [frozen for _, frozen, _ in self.phases(num_epochs)]
+        named = self._parameters.items()
+        return {id(each) for name, each in named if patterns and all(_any_matches(frozen, name) for frozen in patterns)}
+
     @property
     def has_phases(self) -> bool:
         """Whether it is not the same in all epochs."""

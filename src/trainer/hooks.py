@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 class Hook:
     """Does nothing at every event; override what you need."""
 
+    def check(self, trainer: Trainer) -> None:
+        """Once all is built, before anything is kept, and by `--check`: raise `ConfigError` for what cannot work."""
+
     def on_fit_start(self, trainer: Trainer) -> None:
         """Before the first step of this process, also after a resume."""
 

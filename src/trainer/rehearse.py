@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -230,9 +230,9 @@ def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, a
     return f"{failed}{layer} takes {wanted} {of_what} and gets {given}{_change_of(arguments, wanted, given)}"
 
 
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Return (all, trainable) parameters of a model."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+def count_parameters(model: nn.Module, resting: Collection[int] = ()) -> tuple[int, int]:
+    """Return (all, trainable) parameters of a model; `resting` holds the `id` of those that rest besides."""
+    sizes = [(each.numel(), each.requires_grad and id(each) not in resting) for each in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
 

@@ -216,22 +216,6 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
     return rates
 
 
-def misfits(schedules: Mapping[str, Schedule], steps_per_epoch: float, total_steps: float) -> list[str]:
-    """Return which schedules, or warm-ups, are longer or shorter than the run."""
-    if not math.isfinite(total_steps):
-        return []
-    found = []
-    for name, schedule in schedules.items():
-        planned = getattr(schedule.scheduler, "total_steps", None) or getattr(schedule.scheduler, "T_max", None)
-        moves = int(total_steps) if schedule.every == "step" else math.ceil(total_steps / steps_per_epoch)
-        if isinstance(planned, int) and planned != moves:
-            found.append(f"{name}: made for {planned:,} moves, and this run makes {moves:,}")
-        if schedule.warmup_steps >= total_steps:
-            steps = f"{schedule.warmup_steps:,} and the run has {int(total_steps):,} steps"
-            found.append(f"{name}.warmup_steps is {steps}: it never gets past it")
-    return found
-
-
 def rates_over(
     optimizers: Mapping[str, Optimizer], schedules: Mapping[str, Schedule], num_steps: int, steps_per_epoch: float
 ) -> dict[str, list[float]]:
@@ -278,3 +262,11 @@ def count_steps(loader: Loader, settings: TrainerSettings) -> tuple[float, float
     batches = count_batches(loader)
     steps_per_epoch = math.ceil(batches / settings.accumulate_steps) if math.isfinite(batches) else math.inf
     return steps_per_epoch, min(settings.num_epochs * steps_per_epoch, settings.num_steps)
+
+
+def count_epochs(loader: Loader, settings: TrainerSettings) -> float:
+    """Return the epochs of the whole run, one that is cut short included; infinite where nothing says how many."""
+    steps_per_epoch, total_steps = count_steps(loader, settings)
+    if math.isfinite(steps_per_epoch) and math.isfinite(total_steps):
+        return math.ceil(total_steps / steps_per_epoch)
+    return settings.num_epochs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,7 +134,7 @@ class Embedding(Hook):
         self.module = module
         self.num_rows = num_rows
 
-    def on_fit_start(self, trainer: Trainer) -> None:
+    def check(self, trainer: Trainer) -> None:
         """Find the layer.
 
         Raises:
@@ -141,9 +142,10 @@ class Embedding(Hook):
         """
         known = [name for name, _ in trainer.model.named_modules() if name]
         if self.module not in known:
-            raise ConfigError(
-                f"hooks: views.Embedding: the model has no module {self.module!r}; it has {', '.join(known)}"
+            shown = ", ".join(
+                get_close_matches(self.module, known, n=8) or [*known[:8], *(["..."] if known[8:] else [])]
             )
+            raise ConfigError(f"hooks: views.Embedding: the model has no module {self.module!r}; it has {shown}")
         if not trainer.val_loaders:
             raise ConfigError("hooks: views.Embedding shows rows of a val part, and this run has none")
 
