@@ -36,9 +36,7 @@ class CompiledStep(Step):
     """Makes forward pass, loss and gradient in one compiled call, where the task can be traced as a whole.
 
     Whether it can is found out at the first step, before anything is computed. Where it cannot, the model alone is
-    compiled, and the log says why. A graph is made anew for other shapes: twice for a ragged last batch, then no more.
-
-    Args: as of `Step`.
+    compiled, and the log says why. Another number of rows makes one more graph, which then serves every number.
     """
 
     def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
