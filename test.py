@@ -106,18 +106,26 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     where, at = shown_path(run.path), f"epoch {progress['epoch']}, step {progress['step']}"
     length = describe_length(part)
     report = run.path / "report" / ("index.html" if name == "test" else f"{name}.html")
-    intervals = write_report(
-        report, run.path, f"{run.config.name}: {name}", f"{where}, {at}, {length} samples", part, experiment.task,
-        meters, values, run.class_names, slices,
-    )  # fmt: skip
-    print(f"{name} of {where}, {at}: {length} rows")
+    intervals: Mapping[str, tuple[float, float]] = {}
+    try:
+        intervals = write_report(
+            report, run.path, f"{run.config.name}: {name}", f"{where}, {at}, {length} samples", part, experiment.task,
+            meters, values, run.class_names, slices,
+        )  # fmt: skip
+    finally:  # a report that fails hides no result
+        print(f"{name} of {where}, {at}: {length} rows")
+        print_values(values, intervals)
+    print(f"report: {shown_path(report)}")
+    if not has_matplotlib():
+        print(HINT)
+
+
+def print_values(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> None:
+    """Print a line for each value, with its interval where there is one."""
     width = max(map(len, values))
     for key, value in values.items():
         low, high = intervals.get(key, (math.nan, math.nan))
         print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
-    print(f"report: {shown_path(report)}")
-    if not has_matplotlib():
-        print(HINT)
 
 
 def choose_parts(wanted: str | None, parts: Mapping[str, object]) -> list[str]:

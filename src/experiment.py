@@ -24,6 +24,7 @@ from src.data.share import WHOLE, Share
 from src.data.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
+from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
@@ -32,7 +33,7 @@ from src.trainer.profile import standard_traces
 from src.trainer.rehearse import size_lazy_layers
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.step import needs_closure
-from src.trainer.task import Criterion, Task
+from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.errors import ConfigError
@@ -135,7 +136,7 @@ def made_with(model: Component | Mapping[str, Component]) -> dict[str, Any]:
 
 def build_criterion(
     loss: Component | Mapping[str, LossTerm] | None, device: torch.device, available: Mapping[str, object]
-) -> Criterion | dict[str, tuple[Criterion, float]] | None:
+) -> Criteria:
     """Build the loss, or several weighted terms by name; `available` is what references find."""
     if loss is None:
         return None

@@ -28,9 +28,10 @@ from src.logger.run_dir import write_file
 from src.model.metric import MetricSet
 from src.saved_run import SavedRun
 from src.sweep.series import series_folder, train_series
+from src.trainer.criterion import Kind
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.predictions import Decode, Kind, output_kind, prediction_columns, row_names, write_tables
+from src.trainer.predictions import Decode, output_kind, prediction_columns, row_names, write_tables
 from src.trainer.report import KeptMeters
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, DataError

@@ -201,6 +201,22 @@ def summed(ranks: Ranks, folder: Path) -> Result:
     return train(ranks, task=Task(nn.CrossEntropyLoss(reduction="sum")), accumulate_steps=2, max_grad_norm=1.0)
 
 
+def terms(ranks: Ranks, folder: Path) -> Result:
+    """Each term counts in its own way, and some shares of a batch hold no classes."""
+    criteria = {
+        "classes": (nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0])), 0.5),
+        "size": (lambda outputs: outputs.square().mean(), 0.1),
+        "sum": (nn.CrossEntropyLoss(reduction="sum"), 0.01),
+    }
+    data = Classified(53, 8, 2)
+    return train(ranks, data, Task(criteria), accumulate_steps=3, val=data, loader={"shuffle": False})
+
+
+def one_term(ranks: Ranks, folder: Path) -> Result:
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([0.2, 1.0, 3.0]))
+    return train(ranks, Classified(50, 6, 4), Task({"classes": (criterion, 0.5)}), val=Classified(21, 6, 4))
+
+
 class Scaled(nn.Module):
     """A loss with a parameter of its own."""
 
@@ -341,6 +357,8 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
         weighted,
         ignored,
         summed,
+        terms,
+        one_term,
         learned_loss,
         own_step,
         own_update,

@@ -103,6 +103,21 @@ def test_an_example_makes_two_steps(name: str, run_example: Callable[..., Path])
     assert {"train/loss"} <= set(last_row(run))
 
 
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES if path.stem not in IN_PACKAGES])
+def test_the_command_that_an_example_prints_tests_it(
+    name: str, run_example: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.trainer.report.MAX_SECONDS", 0.0)
+    run = run_example(name, "trainer.max_steps=2")
+    if "test" not in SavedRun(run, "last").config.data.part_names():
+        pytest.skip("it has no rows to test")
+    try:
+        assert test_script.main(["-r", str(run)]) == 0
+    finally:
+        use_folder(None)
+    assert (run / "report" / "index.html").exists()
+
+
 def test_a_fold_of_the_table_makes_two_steps(run_example: Callable[..., Path]) -> None:
     folder = run_example("customers", "trainer.max_steps=2", words=("--folds", "3"))
     assert sorted(path.name for path in folder.glob("fold-*")) == ["fold-1", "fold-2", "fold-3"]

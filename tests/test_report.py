@@ -133,6 +133,21 @@ def test_outputs_that_are_not_rows_still_make_a_report(tmp_path: Path) -> None:
     assert "No intervals" in Page(path.read_text()).text
 
 
+def test_rows_of_outputs_that_are_no_rows_of_the_part_are_not_told_as_samples(tmp_path: Path) -> None:
+    meters = KeptMeters(MetricSet({}), torch.device("cpu"))
+    meters.update(StepOutput(torch.tensor(1.0), torch.randn(6, 2), torch.zeros(6, dtype=torch.long), 6.0))
+    part = Part("test", torch.utils.data.TensorDataset(torch.zeros(1, 6, 2)))
+    path, task = tmp_path / "report" / "index.html", Task(nn.CrossEntropyLoss())
+    assert write_report(path, tmp_path, "t", "s", part, task, meters, {"loss": 1.0}, None) == {}
+
+
+@pytest.mark.parametrize("criterion", [None, lambda outputs, batch: outputs.mean()], ids=["own loss", "batch"])
+def test_a_loss_that_needs_more_than_outputs_and_targets_has_no_interval(criterion: Any) -> None:
+    outputs, targets = torch.randn(40, 2), torch.arange(40) % 2
+    intervals, _ = bootstrap(Task(criterion), MetricSet({"accuracy": accuracy}), outputs, targets)
+    assert set(intervals) == {"accuracy"}
+
+
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.trainer.report.NUM_RESAMPLES", 100)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from src.model.metric import MetricSet
+from src.trainer.criterion import TermWeights
 from src.trainer.task import StepOutput
 
 
@@ -30,10 +31,13 @@ class Mean:
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add one scalar tensor."""
         if self._is_host:
-            weight = float(weight)
+            if isinstance(weight, Tensor):
+                weight = weight.item()
+                if weight == 0.0:
+                    return  # a mean of nothing
             self.total += value.item() * (weight or 1.0)
         elif isinstance(weight, Tensor):
-            self.total += value.detach() * weight
+            self.total += torch.where(weight > 0, value.detach() * weight, 0.0)
         else:
             self.total.add_(value.detach(), alpha=weight or 1.0)
         self.weight = self.weight + weight
@@ -61,6 +65,25 @@ class Mean:
         self.total, self.weight, self._lap = self.total * 0 + state["total"], state["weight"], tuple(state["lap"])
 
 
+class LossMean(Mean):
+    """The mean of a loss; of one whose terms count each in its own way, the sum of their means."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.terms: dict[str, tuple[float, Mean]] = {}
+        """Factor and mean of each term; what is counted here itself is then the rest."""
+
+    def compute(self) -> float:
+        return super().compute() + sum(factor * mean.compute() for factor, mean in self.terms.values())
+
+    def lap(self) -> float:
+        return super().lap() + sum(factor * mean.lap() for factor, mean in self.terms.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        factors = {name: factor for name, (factor, _) in self.terms.items()}
+        return {**super().state_dict(), **({"factors": factors} if factors else {})}
+
+
 class Meters:
     """Loss, further scalars and metrics of one pass over one part of the data."""
 
@@ -72,7 +95,7 @@ class Meters:
     def reset(self) -> None:
         """Forget everything."""
         self.num_batches = 0
-        self.loss = Mean(self.device)
+        self.loss = LossMean(self.device)
         self.scalars: dict[str, Mean] = {}
         self.metrics.reset()
 
@@ -84,9 +107,21 @@ class Meters:
     def count(self, output: StepOutput) -> None:
         """Add the loss and scalars of one batch."""
         self.num_batches += 1
-        self.loss.update(output.loss, output.weight)
+        weight = output.weight
+        if isinstance(weight, TermWeights):
+            self._count_terms(output, weight)
+            return
+        self.loss.update(output.loss, weight)
         for name, value in output.scalars.items():
-            self.scalars.setdefault(name, Mean(self.device)).update(value, output.weight)
+            self.scalars.setdefault(name, Mean(self.device)).update(value, weight)
+
+    def _count_terms(self, output: StepOutput, weight: TermWeights) -> None:
+        self.loss.update(weight.rest(output.loss, output.scalars), weight.rows)
+        for name, value in output.scalars.items():
+            mean = self.scalars.setdefault(name, Mean(self.device))
+            mean.update(value, weight.terms.get(name, weight.rows))
+            if name in weight.factors:
+                self.loss.terms[name] = weight.factors[name], mean
 
     def compute(self) -> dict[str, float]:
         """Return all values by name. Waits for the device."""
@@ -119,4 +154,6 @@ class Meters:
         self.loss.load_state_dict(state["loss"])
         for name, mean in state["scalars"].items():
             self.scalars.setdefault(name, Mean(self.device)).load_state_dict(mean)
+        factors = state["loss"].get("factors", {})
+        self.loss.terms = {name: (factor, self.scalars[name]) for name, factor in factors.items()}
         self.metrics.load_state_dict(state["metrics"])

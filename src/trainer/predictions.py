@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.data.part import Part
+from src.trainer.criterion import Kind, terms_of
 from src.utils.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["classes", "binary", "values"]
 Decode = Callable[[Tensor], Any]
 
 
@@ -28,15 +28,8 @@ def output_kind(criterion: Any) -> Kind:
     Returns:
         `classes`: scores [N, C], one per class. `binary`: one logit for the second of two classes. `values`: numbers.
     """
-    if isinstance(criterion, Mapping):  # several terms: the one that says most
-        kinds = {output_kind(term) for term, _ in criterion.values()}
-        return "classes" if "classes" in kinds else "binary" if "binary" in kinds else "values"
-    name = getattr(getattr(criterion, "func", criterion), "__name__", type(criterion).__name__)
-    if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) or name in ("cross_entropy", "nll_loss"):
-        return "classes"
-    if isinstance(criterion, nn.BCEWithLogitsLoss) or name == "binary_cross_entropy_with_logits":
-        return "binary"
-    return "values"
+    kinds = {term.kind for term in terms_of(criterion)}  # of several terms the one that says most
+    return "classes" if "classes" in kinds else "binary" if "binary" in kinds else "values"
 
 
 def class_probabilities(outputs: Tensor, kind: Kind) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from src.trainer.criterion import terms_of
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.errors import ConfigError
@@ -23,9 +24,7 @@ class TaskModule(nn.Module):
     def __init__(self, task: Task, model: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
-        criteria = (
-            [each for each, _ in task.criterion.values()] if isinstance(task.criterion, Mapping) else [task.criterion]
-        )
+        criteria = [term.criterion for term in terms_of(task.criterion)]
         self.criteria = nn.ModuleList([each for each in criteria if isinstance(each, nn.Module)])
         self._task_and_model = (task, forward)
 

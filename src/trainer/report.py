@@ -80,7 +80,7 @@ def bootstrap(
     device = next((each.device for each in getattr(task.criterion, "buffers", list)()), torch.device("cpu"))
     started_s = time.perf_counter()
     num_resamples = 0
-    has_usual_loss = type(task).step is Task.step  # else only the task knows what it is made of
+    has_usual_loss = type(task).step is Task.step and task.is_of_rows  # else only the task knows what it is made of
     while num_resamples < NUM_RESAMPLES:
         if num_resamples >= MIN_RESAMPLES and time.perf_counter() - started_s > MAX_SECONDS:
             break
@@ -124,6 +124,8 @@ def write_report(
         DataError: There is no such column.
     """
     kept = meters.rows()
+    if kept and not part.is_iterable and len(kept[0]) != len(part):
+        kept = None
     intervals, num_resamples = bootstrap(task, meters.metrics, *kept) if kept and len(kept[0]) > 1 else ({}, 0)
     sections: list[Html] = []
     if kept and len(kept[0]) < FEW_ROWS:

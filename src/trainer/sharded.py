@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
+from src.trainer.criterion import TermWeights, Weight, terms_of
 from src.trainer.ema import AveragedWeights
 from src.trainer.memory import OptimizerMemory, Stateful
 from src.trainer.nonfinite import FiniteGradients
@@ -23,7 +24,7 @@ from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
 from src.trainer.shard_saving import save_shards, take_apart
 from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
-from src.trainer.step import Step, Weight
+from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
 from src.trainer.together import SharedStep
 from src.trainer.views import Graph
@@ -117,7 +118,7 @@ class ShardedStep(SharedStep):
     def _renew_replica(self) -> None:
         self._replica = ShardedTask(self.task, self.forward)
 
-    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight], Tensor]:
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight | TermWeights], Tensor]:
         made = super()._fitting_gradients(batches)
         if not any(map(has_gradients, self.optimizers.values())):  # else nothing would be trained, without a word
             raise ConfigError(
@@ -227,14 +228,13 @@ def check_trainer(trainer: Trainer) -> None:
     Raises:
         ConfigError: It names the key and what to do.
     """
-    task, criterion = trainer.task, trainer.task.criterion
+    task = trainer.task
     if hasattr(task, "update"):
         raise ConfigError(
             "task: makes its updates itself, which does not go with trainer.parallel: fsdp; use ddp, or a task with a "
             "`step`"
         )
-    criteria = [each for each, _ in criterion.values()] if isinstance(criterion, Mapping) else [criterion]
-    for each in criteria:
+    for each in (term.criterion for term in terms_of(task.criterion)):
         if isinstance(each, nn.Module) and any(weight.requires_grad for weight in each.parameters()):
             raise ConfigError(
                 f"loss: {type(each).__name__} has weights of its own, and trainer.parallel: fsdp trains those of the "

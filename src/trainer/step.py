@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from src.trainer.criterion import TermWeights, Weight
 from src.trainer.evaluate import autocast
 from src.trainer.memory import Progress
 from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients
@@ -19,7 +20,6 @@ from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 
-Weight = float | Tensor
 Mark = Callable[[str], None]
 Update = Callable[[Sequence[Any]], None]
 
@@ -150,7 +150,7 @@ class Step:
             self._micro_batches.num_taken = 0
         self._mark("optimizer")
 
-    def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[list[Weight], Tensor]:
+    def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[list[Weight | TermWeights], Tensor]:
         """Make the gradients of a step in pieces that fit into memory.
 
         Returns:
@@ -168,11 +168,12 @@ class Step:
                 return made
             free_cached_memory(self.device)  # here nothing refers to the attempt any more
 
-    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[list[Weight], Tensor]:
+    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[list[Weight | TermWeights], Tensor]:
         drop_gradients(self.optimizers)
         self._mark("optimizer")
-        weights: list[Weight] = []
+        weights: list[Weight | TermWeights] = []
         losses: list[Tensor] = []
+        total = self.task.weigh_ahead([batch for _, batch in pieces], self.device) if len(pieces) > 1 else None
         for place, host_batch in pieces:
             batch = to_device(host_batch, self.device)
             self._mark("copy")
@@ -184,7 +185,7 @@ class Step:
                 self._micro_batches.num_taken = place + 1
             self._mark("metrics")
             weights.append(output.weight)
-            loss = output.loss if len(pieces) == 1 else output.loss * share(weights, len(pieces))
+            loss = output.loss if len(pieces) == 1 else shared(output, weights, len(pieces), total)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             self._mark("backward")
@@ -252,25 +253,39 @@ def check_closure(settings: TrainerSettings, optimizers: Mapping[str, Optimizer]
         )
 
 
-def share(weights: Sequence[Weight], num_batches: int) -> Weight:
-    """Return the factor for the newest of `num_batches` losses, so that their sum is near the mean over all rows.
+def shared(
+    output: StepOutput, weights: Sequence[Weight | TermWeights], num_batches: int, total: TermWeights | None
+) -> Tensor:
+    """Return the newest of `num_batches` losses such that their sum is near the mean over all rows.
 
-    Exact when all weights are equal; `correct_shares` makes it exact otherwise. Sums (weight 0) are just added.
+    Exact when all weights are equal, or where each term has its own and all of them weigh `total`; `correct_shares`
+    makes it exact otherwise.
     """
+    if isinstance(output.weight, TermWeights):
+        return output.weight.scaled(output.loss, output.scalars, total)
+    return output.loss * share(weights, num_batches)
+
+
+def share(weights: Sequence[Weight | TermWeights], num_batches: int) -> Weight:
+    """Return the factor for the newest of `num_batches` losses; 1 for sums (weight 0), which are just added."""
     first, newest = weights[0], weights[-1]
+    assert not isinstance(first, TermWeights) and not isinstance(newest, TermWeights)
     if isinstance(first, float) and first == 0.0:
         return 1.0
     return newest / (first * num_batches)
 
 
-def correct_shares(parameters: Sequence[Tensor], weights: Sequence[Weight]) -> Weight:
-    """Rescale gradients made with `share`, so that every row counts alike when batches differ in size.
+def correct_shares(parameters: Sequence[Tensor], weights: Sequence[Weight | TermWeights]) -> Weight:
+    """Rescale gradients made with `shared`, so that every row counts alike when batches differ in size.
 
     Returns:
         The factor, by which the sum of the shared losses is wrong, too.
     """
-    expected, total = weights[0] * len(weights), sum(weights[1:], start=weights[0])
-    if len(weights) == 1 or (isinstance(expected, float) and isinstance(total, float) and total in (0.0, expected)):
+    known = [each for each in weights if not isinstance(each, TermWeights)]
+    if len(known) < 2:  # terms were made exact one by one
+        return 1.0
+    expected, total = known[0] * len(known), sum(known[1:], start=known[0])
+    if isinstance(expected, float) and isinstance(total, float) and total in (0.0, expected):
         return 1.0
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_mul_(gradients, expected / total)

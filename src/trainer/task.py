@@ -21,15 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.model.accumulate import num_rows
-from src.model.criterion import Second, second_argument
+from src.trainer.criterion import Criteria, TermWeights, Weight, terms_of
+from src.utils.device import to_device
 from src.utils.errors import DataError
-
-Criterion = Callable[..., Tensor]
-ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
-"""Losses that would broadcast outputs of another shape than the targets to a wrong number."""
 
 
 @dataclass(slots=True)
@@ -40,7 +37,7 @@ class StepOutput:
     """Scalar."""
     outputs: Any
     targets: Any
-    weight: float | Tensor
+    weight: Weight | TermWeights
     """How much this loss counts in an average over batches: the rows it is a mean over; 0 when it is a sum."""
     scalars: dict[str, Tensor] = field(default_factory=dict)
     """More scalars to log, averaged over batches as the loss is."""
@@ -70,7 +67,7 @@ class Task:
 
     def __init__(
         self,
-        criterion: Criterion | Mapping[str, tuple[Criterion, float]] | None = None,
+        criterion: Criteria = None,
         inputs: Any = None,
         targets: Any = None,
         outputs: Any = None,
@@ -80,9 +77,9 @@ class Task:
         self.targets = targets
         self.outputs = outputs
         self._by_default = inputs is None and targets is None
-        self._is_elementwise = isinstance(criterion, ELEMENTWISE)
-        terms = [term for term, _ in criterion.values()] if isinstance(criterion, Mapping) else [criterion]
-        self._seconds: list[Second] = [second_argument(term) for term in terms]
+        self._terms = terms_of(criterion)
+        self._named = criterion if isinstance(criterion, Mapping) else {}  # asked once: it takes long of a module
+        self._by_rows = not any(self._named) or all(term.is_by_rows for term in self._terms)
 
     def begin(self, part: str, epoch: int) -> None:
         """Start a pass over a part of the data, training or evaluation; does nothing unless you override it.
@@ -135,46 +132,57 @@ class Task:
 
         `batch` is only for a loss that takes it.
         """
-        if not isinstance(self.criterion, nn.Module) and isinstance(self.criterion, Mapping):  # the first is quicker
-            called = zip(self.criterion.items(), self._seconds, strict=True)
-            terms = {name: self._call(term, second, outputs, targets, batch) for (name, (term, _)), second in called}
-            weighted = [weight * terms[name] for name, (_, weight) in self.criterion.items()]
+        if self._named:
+            named = dict(zip(self._named, self._terms, strict=True))
+            terms = {name: term.call(outputs, targets, batch) for name, term in named.items()}
+            if not self._by_rows:  # of no labels at all the mean is nan; beside other terms it is nothing
+                weights = {name: term.weigh(outputs, targets) for name, term in named.items()}
+                terms |= {
+                    name: torch.where(weight > 0, terms[name], 0.0)
+                    for name, weight in weights.items()
+                    if isinstance(weight, Tensor)
+                }
+            weighted = [weight * terms[name] for name, (_, weight) in self._named.items()]
             return sum(weighted[1:], start=weighted[0]), terms
         if self.criterion is None:
             raise DataError("there is no `loss` in the config, and the task does not make one")
-        if targets is None and self._seconds == ["targets"]:
+        (term,) = self._terms
+        if targets is None and term.second == "targets":
             raise DataError(
                 "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
             )
-        if self._is_elementwise and outputs.shape != targets.shape:
+        if term.is_elementwise and outputs.shape != targets.shape:
             raise DataError(
-                f"loss {type(self.criterion).__name__}: outputs have shape {list(outputs.shape)} and targets "
+                f"loss {term.name}: outputs have shape {list(outputs.shape)} and targets "
                 f"{list(targets.shape)}; they must be equal, nothing is broadcast"
             )
-        return self._call(self.criterion, self._seconds[0], outputs, targets, batch), {}
+        return term.call(outputs, targets, batch), {}
 
-    def _call(self, criterion: Criterion, second: Second, outputs: Any, targets: Any, batch: Any) -> Tensor:
-        try:
-            if second is None:
-                return criterion(outputs)
-            return criterion(outputs, targets if second == "targets" else batch)
-        except torch.OutOfMemoryError:
-            raise
-        except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            raise DataError(explain_loss_error(criterion, outputs, targets, error)) from error
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether outputs and targets of any rows are all that the loss of these rows takes."""
+        return bool(self._terms) and all(term.second != "batch" for term in self._terms)
 
-    def weigh(self, outputs: Any, targets: Any) -> float | Tensor:
+    def weigh(self, outputs: Any, targets: Any) -> Weight | TermWeights:
         """Return how much this batch counts in an average: its rows, or the sum of their class weights."""
-        criterion = self.criterion
-        if getattr(criterion, "reduction", "mean") == "sum":
-            return 0.0
-        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)) and not targets.is_floating_point():
-            valid: Tensor = targets != criterion.ignore_index
-            if criterion.weight is not None:
-                weights: Tensor = criterion.weight[torch.where(valid, targets, 0)] * valid
-                return weights.sum()
-            return valid.sum(dtype=torch.float32 if valid.device.type == "mps" else torch.float64)
-        return float(num_rows(targets if targets is not None else outputs))
+        if self._terms and not self._named:
+            return self._terms[0].weigh(outputs, targets)
+        rows = float(num_rows(targets if targets is not None else outputs))
+        if self._by_rows:
+            return rows
+        weights = {name: term.weigh(outputs, targets) for name, term in zip(self._named, self._terms, strict=True)}
+        return TermWeights(rows, weights, {name: factor for name, (_, factor) in self._named.items()})
+
+    def weigh_ahead(self, batches: Sequence[Any], device: torch.device) -> TermWeights | None:
+        """Return what `batches` weigh together, where each term of the loss has its own weight; else None.
+
+        None too where a `step` of the task's own may take other targets than the config names.
+        """
+        if self._by_rows or type(self).step is not Task.step:
+            return None
+        weights = [self.weigh(batch, to_device(self.open(batch)[2], device)) for batch in batches]
+        several = [each for each in weights if isinstance(each, TermWeights)]
+        return sum(several[1:], start=several[0]) if several else None
 
 
 def own_loss(returned: Any) -> Tensor:
@@ -203,29 +211,6 @@ def undisturbed(task: Task) -> Iterator[None]:
     finally:
         if state is not None:
             task.load_state_dict(state)  # type: ignore[attr-defined]
-
-
-def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:
-    """Say in the user's terms why `criterion(outputs, targets)` failed."""
-    name = getattr(criterion, "__name__", type(criterion).__name__)
-    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
-        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
-            if targets.is_floating_point() and targets.shape != outputs.shape:
-                return (
-                    f"loss {name} needs whole-number labels; targets are {targets.dtype} of shape {list(targets.shape)}"
-                )
-            if not targets.is_floating_point() and targets.numel() and outputs.dim() > 1:
-                classes, low, high = outputs.shape[1], int(targets.min()), int(targets.max())
-                if low < 0 or high >= classes:
-                    wrong = low if low < 0 else high
-                    return (
-                        f"label {wrong} is out of range: the model has {classes} outputs, labels are 0 to {classes - 1}"
-                    )
-        return (
-            f"loss {name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
-            f"{list(targets.shape)} {targets.dtype}: {str(error).splitlines()[0]}"
-        )
-    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {str(error).splitlines()[0]}"
 
 
 def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
+from src.trainer.criterion import TermWeights, Weight
 from src.trainer.optimizers import drop_gradients
 from src.trainer.replica import TaskModule, replicate
 from src.trainer.settings import TrainerSettings
 from src.trainer.shared_meters import SharedOutput
-from src.trainer.step import Step, Update, Weight, needs_closure
+from src.trainer.step import Step, Update, needs_closure, share
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
@@ -104,6 +105,8 @@ class SharedStep(Step):
 
     def meet(self, output: StepOutput, given: SharedBatch) -> SharedOutput:
         """Return what the whole batch gave, of which `output` is this process's share."""
+        if isinstance(output.weight, TermWeights):
+            return self._meet_terms(output, output.weight, given)
         is_sum = type(output.weight) is float and output.weight == 0.0
         own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum else output.weight
         values = [output.loss, *output.scalars.values()]
@@ -116,6 +119,36 @@ class SharedStep(Step):
         return SharedOutput(
             loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0
         )
+
+    def _meet_terms(self, output: StepOutput, own: TermWeights, given: SharedBatch) -> SharedOutput:
+        """Do what `meet` does where each term of the loss has its own weight; all else counts by rows."""
+        others = {name: value for name, value in output.scalars.items() if name not in own.factors}
+        exchange = self._exchange_on_host if self._is_host else self._exchange_on_device
+        values = [own.rest(output.loss, output.scalars), *others.values()]
+        total, masses = exchange(own.rows if given.num_own else 0.0, values)
+        loss, *scalars = (mass / total for mass in masses)
+        named = dict(zip(others, scalars, strict=True))
+        weights = own.tensor(self.device)
+        terms = torch.stack([output.scalars[name].detach().double() for name in own.factors])
+        is_sum = torch.tensor([type(each) is float and each == 0.0 for each in own.terms.values()]).to(self.device)
+        sums = self.ranks.sum(torch.cat([weights, terms * torch.where(is_sum, 1.0, weights[1:])]) * (given.num_own > 0))
+        whole = own.of(sums[: len(weights)])
+        means = sums[len(weights) :] / torch.where(sums[1 : len(weights)] > 0, sums[1 : len(weights)], 1.0)
+        for (name, factor), value in zip(own.factors.items(), means, strict=True):
+            loss, named[name] = loss + factor * value, value
+        in_order = {name: named[name] for name in output.scalars}
+        return SharedOutput(loss, output.outputs, output.targets, whole, in_order, given.num_rows, given.num_own == 0)
+
+    def _weigh_ahead(self, batches: Sequence[SharedBatch]) -> TermWeights | None:
+        """Return what all shares of `batches` weigh, where each term of the loss has its own weight."""
+        if len(batches) == 1:
+            return None  # meeting tells
+        weights = self.task.weigh_ahead([given.batch for given in batches], self.device)
+        if weights is None:
+            return None
+        own = self.task.weigh_ahead([given.batch for given in batches if given.num_own], self.device)
+        tensor = weights.tensor(self.device)
+        return weights.of(self.ranks.sum(torch.zeros_like(tensor) if own is None else own.tensor(self.device)))
 
     def _exchange_on_host(self, weight: Weight, values: Sequence[Tensor]) -> tuple[Weight, Sequence[Tensor]]:
         """Return the sums over all processes of the weight, and of each value times it."""
@@ -146,13 +179,14 @@ class SharedStep(Step):
             self._must_stop = self._must_stop or bool(old[0] > 0)
         self._is_agreed = True
 
-    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight], Tensor]:
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight | TermWeights], Tensor]:
         """Make the gradients of the mean loss over all rows of `batches`, those of other processes included."""
         self._renew_replica()
         self.ranks.copy_from_main(list(self.model.buffers()))
         drop_gradients(self.optimizers)
         self._mark("optimizer")
-        weights: list[Weight] = []
+        weights: list[Weight | TermWeights] = []
+        total = self._weigh_ahead(batches)
         losses: list[Tensor] = []
         for number, given in enumerate(batches, start=1):
             batch = to_device(given.batch, self.device)
@@ -165,7 +199,13 @@ class SharedStep(Step):
                 self.take(whole, batch)
                 self._mark("metrics")
                 weights.append(whole.weight)
-                loss = loss * self._factor(weights, len(batches))
+                if isinstance(output.weight, TermWeights):
+                    known = whole.weight if len(batches) == 1 else total
+                    assert not isinstance(known, float | Tensor)
+                    loss = output.weight.scaled(loss, output.scalars, known)
+                    loss = loss * (self.ranks.world_size if given.num_own else 0.0)
+                else:
+                    loss = loss * self._factor(weights, len(batches))
                 with self.ranks.waiting():
                     self.scaler.scale(loss).backward()
                 self._mark("backward")
@@ -179,11 +219,9 @@ class SharedStep(Step):
             self._trained = trained
             self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings, self.ranks)
 
-    def _factor(self, weights: Sequence[Weight], num_batches: int) -> Weight:
+    def _factor(self, weights: Sequence[Weight | TermWeights], num_batches: int) -> Weight:
         """Return the factor of this process's newest loss; DDP then divides by the number of processes."""
-        first, newest = weights[0], weights[-1]
-        is_sum = isinstance(first, float) and first == 0.0
-        return self._own_share if is_sum or num_batches == 1 else self._own_share * (newest / (first * num_batches))
+        return self._own_share if num_batches == 1 else self._own_share * share(weights, num_batches)
 
     def _update_by_task(self, batches: Sequence[SharedBatch]) -> None:
         """Let the task make its update; before an optimizer steps, it averages gradients over the processes."""

@@ -1,0 +1,171 @@
+"""What a loss is to the trainer: how it is called, what it weighs in an average, and what its outputs mean."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from src.model.accumulate import num_rows
+from src.model.criterion import second_argument
+from src.utils.errors import ConfigError, DataError
+
+Criterion = Callable[..., Tensor]
+Criteria = Criterion | Mapping[str, tuple[Criterion, float]] | None
+Weight = float | Tensor
+Kind = Literal["classes", "binary", "values"]
+ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+"""Losses that would broadcast outputs of another shape than the targets to a wrong number."""
+OF_LABELS = (nn.CrossEntropyLoss, nn.NLLLoss)
+
+
+class Term:
+    """A loss of one term: a function or a module.
+
+    Args:
+        criterion: Called as its signature has it, see `second_argument`.
+    """
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
+        function = criterion.func if isinstance(criterion, functools.partial) else criterion
+        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.second = second_argument(criterion)
+        self.is_elementwise = isinstance(criterion, ELEMENTWISE)
+        self.is_of_labels = isinstance(criterion, OF_LABELS) or self.name in ("cross_entropy", "nll_loss")
+        is_binary = isinstance(criterion, nn.BCEWithLogitsLoss) or self.name == "binary_cross_entropy_with_logits"
+        self.kind: Kind = "classes" if self.is_of_labels else "binary" if is_binary else "values"
+
+    def option(self, name: str, default: Any) -> Any:
+        """Return what the loss was made with."""
+        if isinstance(self.criterion, functools.partial):
+            return self.criterion.keywords.get(name, default)
+        return getattr(self.criterion, name, default)
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that a loss of labels leaves out."""
+        return int(self.option("ignore_index", -100))
+
+    @property
+    def is_by_rows(self) -> bool:
+        """Whether it is a mean over the rows of a batch: no sum, and no row counts more than another."""
+        return not self.is_of_labels and self.option("reduction", "mean") != "sum"
+
+    def call(self, outputs: Any, targets: Any, batch: Any) -> Tensor:
+        """Return the scalar.
+
+        Raises:
+            DataError: It fails; says why in the user's terms.
+        """
+        try:
+            if self.second is None:
+                return self.criterion(outputs)
+            return self.criterion(outputs, targets if self.second == "targets" else batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, ValueError, TypeError) as error:
+            raise DataError(explain_loss_error(self.criterion, outputs, targets, error)) from error
+
+    def weigh(self, outputs: Any, targets: Any) -> Weight:
+        """Return how much a batch counts in an average: its rows, or the sum of their class weights; 0.0 for a sum."""
+        if self.option("reduction", "mean") == "sum":
+            return 0.0
+        if self.is_of_labels and isinstance(targets, Tensor) and not targets.is_floating_point():
+            valid: Tensor = targets != self.ignore_index
+            class_weights = self.option("weight", None)
+            if class_weights is not None:
+                weights: Tensor = class_weights[torch.where(valid, targets, 0)] * valid
+                return weights.sum()
+            return valid.sum(dtype=torch.float32 if valid.device.type == "mps" else torch.float64)
+        return float(num_rows(targets if targets is not None else outputs))
+
+
+def terms_of(criterion: Criteria) -> list[Term]:
+    """Return the terms of a loss; none where the model returns its own."""
+    if criterion is None:
+        return []
+    return [Term(each) for each, _ in criterion.values()] if isinstance(criterion, Mapping) else [Term(criterion)]
+
+
+@dataclass(frozen=True, slots=True)
+class TermWeights:
+    """How much a loss of several terms counts in an average, where not every term counts by rows.
+
+    The mean of such a loss is the weighted sum of the means of its terms; what else is in it counts by rows.
+    """
+
+    rows: Weight
+    terms: Mapping[str, Weight]
+    factors: Mapping[str, float]
+    """What each term is multiplied by in the loss."""
+
+    def __add__(self, other: TermWeights) -> TermWeights:
+        terms = {name: weight + other.terms[name] for name, weight in self.terms.items()}
+        return TermWeights(self.rows + other.rows, terms, self.factors)
+
+    def tensor(self, device: torch.device) -> Tensor:
+        """Return the weights of rows and terms [1 + K] to be added up; that of a sum is 0."""
+        weights = [self.rows, *self.terms.values()]
+        return torch.stack([torch.as_tensor(each, dtype=torch.float64, device=device) for each in weights])
+
+    def of(self, tensor: Tensor) -> TermWeights:
+        """Return the same with the weights in `tensor` [1 + K]."""
+        rows, *others = tensor.unbind()
+        named = zip(self.terms.items(), others, strict=True)
+        terms = {name: own if type(own) is float and own == 0.0 else other for (name, own), other in named}
+        return TermWeights(rows, terms, self.factors)
+
+    def rest(self, loss: Tensor, scalars: Mapping[str, Tensor]) -> Tensor:
+        """Return what is in a loss besides its terms: 0, unless a task has added something."""
+        return loss.detach() - sum(factor * scalars[name].detach() for name, factor in self.factors.items())
+
+    def scaled(self, loss: Tensor, scalars: Mapping[str, Tensor], total: TermWeights | None) -> Tensor:
+        """Return what `loss`, of a batch that weighs this, adds to the loss of all batches, that weigh `total`.
+
+        Raises:
+            ConfigError: Nobody knows what all weigh.
+        """
+        if total is None:
+            raise ConfigError(
+                "trainer.accumulate_steps: terms of the loss count by other things than rows, so what a step weighs "
+                "must be known before its first backward pass; a task with a `step` of its own does not tell: use 1"
+            )
+        by_rows = _portion(self.rows, total.rows)
+        scaled = loss * by_rows
+        for name, factor in self.factors.items():
+            scaled = scaled + factor * (_portion(self.terms[name], total.terms[name]) - by_rows) * scalars[name]
+        return scaled
+
+
+def _portion(own: Weight, total: Weight) -> Weight:
+    if isinstance(total, Tensor):
+        return own / torch.where(total > 0, total, 1)
+    return own / total if total else 1.0  # sums are just added
+
+
+def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:
+    """Say in the user's terms why `criterion(outputs, targets)` failed."""
+    name = getattr(criterion, "__name__", type(criterion).__name__)
+    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            if targets.is_floating_point() and targets.shape != outputs.shape:
+                return (
+                    f"loss {name} needs whole-number labels; targets are {targets.dtype} of shape {list(targets.shape)}"
+                )
+            if not targets.is_floating_point() and targets.numel() and outputs.dim() > 1:
+                classes, low, high = outputs.shape[1], int(targets.min()), int(targets.max())
+                if low < 0 or high >= classes:
+                    wrong = low if low < 0 else high
+                    return (
+                        f"label {wrong} is out of range: the model has {classes} outputs, labels are 0 to {classes - 1}"
+                    )
+        return (
+            f"loss {name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
+            f"{list(targets.shape)} {targets.dtype}: {str(error).splitlines()[0]}"
+        )
+    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {str(error).splitlines()[0]}"
