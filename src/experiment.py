@@ -218,7 +218,8 @@ def build_trainer(
         freezing=experiment.freezing,
         ranks=ranks,
     )
-    trainer.tell("check")
+    for hook in trainer.hooks:
+        hook.check(trainer)
     return trainer
 
 
