@@ -84,7 +84,8 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     if options.csv or options.html:
         return 0
     if len(table):
-        print(table_text(table, width=shutil.get_terminal_size((160, 50)).columns))
+        width = shutil.get_terminal_size((160, 50)).columns
+        print(table_text(table, width, is_by_result=options.sort is None))
     else:
         print(f"none of {len(runs)} runs in {folder} fits {' and '.join(options.filter)}")
     return 0

@@ -44,6 +44,7 @@ from src.utils.seed import seed_everything
 
 NUM_STEPS = 3
 PLOT_WIDTH = 60
+_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -163,7 +164,9 @@ def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list
     yield f"length     {int(total):,} steps, {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps"
     optimizers, schedules = build_optimizers(config, experiment)
     for name, values in rates_over(optimizers, schedules, int(total), steps_per_epoch).items():
-        if values:
+        if values and len(set(values)) == 1:
+            yield f"{name:<10} constant: {values[0]:.3g}"
+        elif values:
             told = f"first {values[0]:.3g}, highest {max(values):.3g}, last {values[-1]:.3g}"
             yield f"{name:<10} {_plot(values)}  {told}"
         else:
@@ -276,7 +279,12 @@ def _memory(trainer: Trainer) -> str:
         "gradients": sum(each.grad.nbytes for each in parameters if each.grad is not None),
         "optimizer": sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor)),
     }
-    return ", ".join(f"{name} {size / 2**20:.3g} MiB" for name, size in sizes.items())
+    return ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
+
+
+def _size(num_bytes: int) -> str:
+    unit, count = next(((unit, count) for unit, count in _UNITS if num_bytes >= count), ("B", 1))
+    return f"{num_bytes / count:.4g} {unit}"
 
 
 def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: list[str]) -> Iterator[str]:
@@ -287,6 +295,6 @@ def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: 
     existing = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     kept = config.trainer.keep + 1
-    yield f"checkpoint {size / 2**20:.3g} MiB, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
+    yield f"checkpoint {_size(size)}, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
     if free < kept * size:
-        mistrusted.append(f"{kept} checkpoints need {kept * size / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free")
+        mistrusted.append(f"{kept} checkpoints need {_size(kept * size)}, and {free / 2**30:.3g} GiB are free")

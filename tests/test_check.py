@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_it_tells_what_a_run_would_be(tmp_path: Path, monkeypatch: pytest.Monkey
         "[32, 1, 8, 8] float32",
         "outputs [32, 10]",
         "▁",
-        "MiB",
+        "KiB",
         "read back",
         "val/accuracy",
         "a step",
@@ -331,3 +332,9 @@ def test_it_names_what_draws_from_a_stream_that_nobody_owns(override: str, told:
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert (len(warnings) == 0) == (told is None), text
     assert told is None or f"warning    {told}" in warnings[-1]
+
+
+def test_a_constant_rate_is_called_so_and_memory_has_a_unit_of_its_size() -> None:
+    text = report("lr_scheduler=null", "optimizer.args.lr=0.1")
+    assert "lr         constant: 0.1\n" in text and "█" not in text
+    assert re.search(r"memory     weights [\d.]+ KiB, gradients", text), text

@@ -30,6 +30,7 @@ from src.compat.project import open_project
 from src.compat.standins.base import BaseDataLoader, BaseTrainer
 from src.compat.their_config import ConfigParser, read_json
 from src.config.load import load_config
+from src.logger.run_index import list_runs
 from src.utils.errors import CheckpointError, ConfigError, DataError
 from src.utils.paths import PROJECT_ROOT
 from tests.compat_kit import CONFIG, train_as_the_original, write_config, write_project
@@ -591,3 +592,13 @@ def test_workers_give_the_weights_of_none() -> None:
     runs = [train("-c", "config.json", "trainer.epochs=2", f"data_loader.args.num_workers={n}") for n in (0, 2)]
     alone, other = (weights(run / "checkpoint-epoch2.pth") for run in runs)
     assert equal(alone, other)
+
+
+def test_the_leaderboard_knows_how_their_runs_ended(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train("-c", "config.json", "trainer.epochs=2")
+    record, running = list_runs(Path("saved"))[f"models/Blobs/{run.name}"]
+    assert (record.end, record.epochs, record.monitor, running) == ("finished", 2, "min val/loss", False)
+    assert record.best is not None and record.best_epoch in (1, 2)
+    assert record.config["optimizer.args.lr"] == 0.01
+    (run / "status.json").unlink()  # of before there was one
+    assert list_runs(Path("saved"))[f"models/Blobs/{run.name}"][0].end == "unknown"

@@ -100,6 +100,16 @@ def test_a_model_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None
         export_model(OnlyEight().eval(), (torch.ones(8, 2),), tmp_path, "torch_export")
 
 
+@pytest.mark.slow
+def test_a_failed_export_to_onnx_tells_the_cause_and_no_colours(tmp_path: Path) -> None:
+    for package in NEEDED["onnx"]:
+        pytest.importorskip(package)
+    with pytest.raises(ConfigError) as told:
+        export_model(OnlyEight().eval(), (torch.ones(8, 2),), tmp_path, "onnx")
+    assert "\x1b" not in str(told.value) and "[96m" not in str(told.value) and "step 1/3" not in str(told.value)
+    assert "data-dependent" in str(told.value)
+
+
 def test_nan_is_no_agreement(tmp_path: Path) -> None:
     model = nn.Linear(2, 1).eval()
     nn.init.constant_(model.bias, float("nan"))

@@ -137,3 +137,15 @@ def test_numbers_show_the_digits_that_count(value: float, shown: str) -> None:
 
 def test_durations_are_in_words_of_their_size() -> None:
     assert [duration(s) for s in (4.21, 59.94, 187, 7500)] == ["4.2 s", "59.9 s", "3 min 07 s", "2 h 05 min"]
+
+
+def test_a_line_of_many_numbers_leaves_those_of_training_out_but_for_its_loss() -> None:
+    names = ["loss", "a", "b", "c", "accuracy", "f1"]
+    values = {f"{part}/{name}": 0.123456 for part in ("train", "val") for name in names} | {"lr": 0.1}
+    line = EpochLines(epochs=10).line(values, step=10, epoch=1)
+    assert line.startswith("epoch  1/10  train  loss 0.1235      val  loss 0.1235")
+    assert line.count("0.1235") == 7 and "lr 1.0e-01" in line and len(line) < 170
+    alone = {f"train/{number}": 0.123456 for number in range(10)}
+    assert EpochLines().line(alone, step=10).count("0.1235") == 10
+    few = {name: value for name, value in values.items() if not name.endswith(("/a", "/b", "/c"))}
+    assert EpochLines(epochs=10).line(few, step=10, epoch=1).count("0.1235") == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -353,3 +354,17 @@ def test_a_text_models_report_in_a_browser(browser: Any, tmp_path: Path) -> None
         assert word in text, word
     messages = pd.read_csv(config.with_name("messages.csv"))["message"]
     assert sum(message in text for message in messages) >= 12  # the texts themselves
+
+
+def test_a_slice_without_a_class_has_no_value_and_says_nothing_on_the_screen() -> None:
+    def auc(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        warnings.warn("only one class is present", UserWarning, stacklevel=1)
+        return math.nan
+
+    outputs, targets = torch.eye(2)[[0, 0, 0, 1, 1, 1]], torch.tensor([0, 0, 0, 1, 1, 1])
+    metrics = MetricSet({"auc": auc})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (html,) = slice_sections(Part("test", Coloured()), ["colour"], metrics, outputs, targets)
+        bootstrap(Task(nn.CrossEntropyLoss()), metrics, outputs, targets)
+    assert ">-<" in html

@@ -227,3 +227,18 @@ def test_ten_thousand_runs_in_two_seconds(tmp_path: Path, capsys: pytest.Capture
     assert len(capsys.readouterr().out.splitlines()) == 4 * (10_000 + 2)
     assert min(elapsed_s) < 2, elapsed_s
     assert len(json.loads((tmp_path / INDEX_NAME).read_text())["runs"]) == 10_000
+
+
+def test_only_runs_that_watch_the_same_are_ranked_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (monitor, value) in enumerate([("max val/f1", 0.9), ("min val/loss", 0.1), ("max val/f1", 0.95)], 1):
+        run = make_run(tmp_path, number)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["trainer"]["monitor"] = monitor
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run / "metrics.csv").write_text(f"epoch,step,{monitor.split()[1]}\n1,10,{value}\n")
+    (make_run(tmp_path, 4) / "metrics.csv").write_text("")
+    assert runs.main([str(tmp_path)]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert first.startswith("digits: 2 runs by max val/f1, not comparable with other values")
+    assert [line.split()[0][-1] for line in first.splitlines()[2:]] == ["3", "1"]
+    assert [line.split()[0][-1] for line in second.splitlines()[2:]] == ["2", "4"]

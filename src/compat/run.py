@@ -24,9 +24,11 @@ from src.compat.resume import go_on_from_theirs
 from src.compat.their_config import LEVELS, ConfigParser
 from src.compat.their_log import use_their_log
 from src.logger.console import closing_summary, log_to_file, setup_console
+from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger
 from src.logger.run_dir import RunDir, check_run_name, write_file
 from src.logger.settings import LoggerSettings
+from src.logger.status import write_status
 from src.trainer.hooks import Hook
 from src.trainer.rehearse import rehearse
 from src.trainer.resume import open_checkpoint
@@ -103,11 +105,14 @@ def rows_of(parts: Parts) -> str:
 
 def fit(trainer: Trainer, run: RunDir, project: Path) -> int:
     """Train, and say how it ended and what to type next."""
-    started_s = time.perf_counter()
+    started_s, code = time.perf_counter(), 1
+    write_status(run.path, None, trainer.saver.saved_step)
     try:
         trainer.fit()
+        code = 128 + trainer.signal if trainer.signal else 0
     finally:
         trainer.logger.close()
+        write_status(run.path, code, trainer.saver.saved_step)
         run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
@@ -118,7 +123,7 @@ def fit(trainer: Trainer, run: RunDir, project: Path) -> int:
         run.path, seconds=seconds, best=best, best_at=monitor.best_at, commands=[shlex.join(words)]
     )
     log.info("%s", summary)
-    return 128 + trainer.signal if trainer.signal else 0
+    return code
 
 
 def with_paths_of(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +191,8 @@ def build_trainer(config: ConfigParser, parts: Parts, run: RunDir, monitor: str,
         log_every_steps=max(1, math.isqrt(batch_size)),
     )
     shown = LoggerSettings(tensorboard=bool(theirs.get("tensorboard", False)), histograms_every_epochs=1)
-    sinks = [TheirCharts(config.log_dir)] if shown.tensorboard and config.log_dir else []
+    charts = [TheirCharts(config.log_dir)] if shown.tensorboard and config.log_dir else []
+    sinks = [CSVFile(run.path / "metrics.csv"), *charts]
     own = TheirCheckpoints(run.path, settings.save_every_epochs, config.config)
     hooks: list[Hook] = [*standard_hooks(shown), ProgressLines(), TheirExtras(), own]
     return Trainer(

@@ -20,6 +20,9 @@ from src.utils.secrets import masked_text
 LOG = logging.getLogger("src")
 """Parent of the loggers of all rooms; entry scripts write to it."""
 
+MAX_NUMBERS = 8
+"""With more numbers in a line of an evaluation, those of training but for its loss are left to files and charts."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SHOULD_FALL = re.compile(r"loss|error|mae|mse|perplexity|deviance", re.IGNORECASE)
 _SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|psnr|corr", re.IGNORECASE)
@@ -199,7 +202,10 @@ class EpochLines:
             place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
         words = [place]
         part_before = ""
-        for name, value in values.items():
+        shown = values
+        if len(values) > MAX_NUMBERS and any(name.startswith("val") for name in values):
+            shown = {name: value for name, value in values.items() if name == "train/loss" or name[:6] != "train/"}
+        for name, value in shown.items():
             part, _, rest = name.partition("/")
             if not rest or part in ("time", "step", "lr"):
                 words.append("  " + _shown(name.removeprefix("time/").removeprefix("step/"), value))

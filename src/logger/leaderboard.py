@@ -32,6 +32,8 @@ Runs = Mapping[str, tuple[RunRecord, bool]]
 def runs_table(runs: Runs, conditions: Sequence[str] = (), sort: str | None = None) -> pd.DataFrame:
     """Return a table of runs, best first within each experiment, with every key in which configs differ.
 
+    Runs that watch different values follow each other by what they watch: no number of one says a thing of another.
+
     Args:
         runs: What `list_runs` returned.
         conditions: `status=finished`, `lr<0.01`, ...: a column or config key, whole or its last words.
@@ -51,9 +53,14 @@ def runs_table(runs: Runs, conditions: Sequence[str] = (), sort: str | None = No
         rows.sort(key=lambda row: _order(row.get(key), sort.startswith("-")))
         shown = [key] if key not in (*FIXED, "monitor", *differing) else []
     else:
-        rows.sort(key=lambda row: (row["run"].rpartition("/")[0], _order(row["best"], row["monitor"][:3] == "max")))
+        rows.sort(key=_by_result)
         shown = []
     return pd.DataFrame(rows, columns=[*FIXED, "monitor", *shown, *differing])
+
+
+def _by_result(row: dict[str, Any]) -> tuple[Any, ...]:
+    folder, mode = row["run"].rpartition("/")[0], row["monitor"][:3]
+    return folder, row["best"] is None, row["monitor"], _order(row["best"], mode == "max")
 
 
 def _row(name: str, record: RunRecord, running: bool) -> dict[str, Any]:
@@ -118,14 +125,24 @@ def _condition(text: str, known: Sequence[str]) -> Callable[[dict[str, Any]], bo
     return keeps
 
 
-def table_text(table: pd.DataFrame, width: int) -> str:
-    """Return the table as aligned lines, one block per experiment, with as many columns as fit into `width`."""
-    groups = table["run"].str.rpartition("/")[0]
+def table_text(table: pd.DataFrame, width: int, is_by_result: bool = True) -> str:
+    """Return the table as aligned lines, with as many columns as fit into `width`.
+
+    Args:
+        table: What `runs_table` returned.
+        width: Of the screen.
+        is_by_result: Make one block per experiment and value that is watched, else one per experiment.
+    """
+    folders = table["run"].str.rpartition("/")[0]
+    watched = table["monitor"].where(table["best"].notna()).groupby(folders).transform(lambda each: each.ffill())
+    watched = watched.fillna("") if is_by_result else folders
+    several = watched.groupby(folders).transform("nunique") > 1
     blocks = []
-    for name, group in table.groupby(groups, sort=False):
+    for (name, monitor), group in table.groupby([folders, watched], sort=False):
         block, left_out = _block(group, width)
         more = f", {left_out} more columns: --csv FILE has all" if left_out else ""
-        blocks.append(f"{name or '.'}: {len(group)} run{'s' if len(group) > 1 else ''}{more}\n{block}")
+        by = f" by {monitor}, not comparable with other values" if several[group.index[0]] else ""
+        blocks.append(f"{name or '.'}: {len(group)} run{'s' if len(group) > 1 else ''}{by}{more}\n{block}")
     return "\n\n".join(blocks)
 
 

@@ -26,9 +26,11 @@ import yaml
 from src.logger.run_dir import write_file
 
 INDEX_NAME = ".runs.json"
-FORMAT = 1
+FORMAT = 2
 FILES = ("config.yaml", "metrics.csv", "log.txt")
 """What a record is made of."""
+THEIR_FILES = ("config.json", "metrics.csv", "status.json")
+"""The same of a run of a project of pytorch-template, which keeps its log elsewhere."""
 MAX_DEPTH = 4
 SETTLED_S = 2.0
 """A file younger than this may change again within the same tick of its clock: what it says is not kept."""
@@ -42,7 +44,7 @@ class RunRecord:
     """Value by dotted key."""
     end: str
     """`finished`, `pruned` (by a sweep), `stopped` (by a signal) or `crashed`; of a run that is running, what it would
-    be if it died now."""
+    be if it died now; `unknown` of a run of pytorch-template that left no word of it."""
     monitor: str
     """`min val/loss`; empty when nothing is watched."""
     best: float | None
@@ -60,7 +62,8 @@ def list_runs(folder: Path) -> dict[str, tuple[RunRecord, bool]]:
     runs, kept, has_changed = {}, {}, False
     for path in sorted(_find_runs(str(folder), MAX_DEPTH)):
         name = os.path.relpath(path, folder)
-        prints = [_fingerprint(f"{path}/{file}") for file in FILES]
+        files = FILES if os.path.lexists(f"{path}/config.yaml") else THEIR_FILES
+        prints = [_fingerprint(f"{path}/{file}") for file in files]
         entry = known.get(name)
         if entry is not None and entry[0] == prints:
             record = RunRecord(**entry[1])
@@ -124,6 +127,8 @@ def is_running(run: str | Path) -> bool:
 
 def read_run(path: Path) -> RunRecord:
     """Read what a run left behind; whatever is missing or damaged is left out."""
+    if not (path / "config.yaml").exists() and (path / "config.json").exists():
+        return _read_theirs(path)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         config = loader(_text(path / "config.yaml")).get_single_data()
@@ -137,6 +142,28 @@ def read_run(path: Path) -> RunRecord:
     step = max((int(_number(row.get("step")) or 0) for row in rows), default=0)
     end, time_s = _end_and_time(_text(path / "log.txt"), _is_complete(flat, epochs, step))
     return RunRecord(flat, end, monitor, best, best_epoch, epochs, time_s)
+
+
+def _read_theirs(path: Path) -> RunRecord:
+    """Read a run of a project of pytorch-template: its numbers have our names, its monitor theirs, `min val_loss`."""
+    config, status = _json(path / "config.json"), _json(path / "status.json")
+    flat = dict(flattened(config))
+    rows = list(csv.DictReader(io.StringIO(_text(path / "metrics.csv"))))
+    mode, _, name = str(flat.get("trainer.monitor", "")).partition(" ")
+    ours = name.replace("val_", "val/", 1) if name.startswith("val_") else f"train/{name}"
+    monitor = f"{mode} {ours}" if name else ""
+    best, best_epoch = _best(rows, monitor)
+    epochs = max((int(_number(row.get("epoch")) or 0) for row in rows), default=0)
+    end = {"done": "finished", "stopped": "stopped"}.get(str(status.get("state")), "crashed" if status else "unknown")
+    return RunRecord(flat, end, monitor, best, best_epoch, epochs, None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:

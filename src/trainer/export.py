@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ Inputs = tuple[Tensor, ...]
 Run = Callable[[Inputs], list[Tensor]]
 """Runs an exported file on inputs."""
 
+_COLOURS = re.compile(r"\x1b?\[[0-9;]*m")
 RELATIVE, ABSOLUTE = 1e-3, 1e-4
 """How far an exported model may be off, in shares of the original's largest output and of 1: room for another order
 of float32 sums, none for another function."""
@@ -61,7 +63,8 @@ def export_onnx(model: nn.Module, inputs: Inputs, path: Path) -> Run:
         import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]
         import onnxscript  # type: ignore[import-not-found, unused-ignore] # noqa: F401
     names = input_names(inputs)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own code
         torch.onnx.export(
@@ -108,8 +111,15 @@ def export_model(model: nn.Module, inputs: Inputs, folder: Path, chosen: str) ->
     except (ConfigError, DataError, NumericsError, MemoryError):
         raise
     except Exception as error:  # torch.export and the runtimes raise nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{type(model).__name__} cannot be exported as {chosen}: {reason}") from error
+        raise ConfigError(f"{type(model).__name__} cannot be exported as {chosen}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what an error, or the innermost one that caused it, says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def input_names(inputs: Sequence[Tensor]) -> list[str]:

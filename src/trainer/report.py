@@ -6,6 +6,7 @@ Axes: N samples, C classes, T targets.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -88,10 +89,12 @@ def bootstrap(
         some_outputs, some_targets = outputs[rows].to(device), targets[rows].to(device)
         num_resamples += 1
         try:
-            metrics.reset()
-            metrics.update(some_outputs, some_targets)
-            loss = {"loss": float(task.loss(some_outputs, some_targets)[0])} if has_usual_loss else {}
-            values = {**loss, **metrics.compute()}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a class is missing among these rows
+                metrics.reset()
+                metrics.update(some_outputs, some_targets)
+                loss = {"loss": float(task.loss(some_outputs, some_targets)[0])} if has_usual_loss else {}
+                values = {**loss, **metrics.compute()}
         except (ValueError, RuntimeError):  # the ways of scikit-learn and torchmetrics to say: there is no such value
             continue
         for name, value in values.items():
