@@ -78,7 +78,7 @@ def check(
     experiment = build_experiment(config, device, state and state["data"], share)
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
-    try_out(experiment, device, None if "data" in allowed else state, str(run))
+    try_out(config, experiment, device, None if "data" in allowed else state, str(run))
     with tempfile.TemporaryDirectory(prefix="keel-check-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ranks.start(device, config.trainer.parallel_settings.timeout)

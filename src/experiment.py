@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from src.config.build import build, build_parts, defaults
 from src.config.loaders import training_loader
+from src.config.mistakes import did_you_mean
 from src.config.registry import folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.content import fingerprint
@@ -226,6 +227,23 @@ def build_trainer(
 def task_memory(task: Any, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return the task as part of a checkpoint, if it carries something from batch to batch."""
     return {"task": TaskMemory(task, device, ranks)} if hasattr(task, "state_dict") else {}
+
+
+def check_watched(config: Config, part: str, logged: Sequence[str]) -> None:
+    """Refuse to watch a value of `part` that it does not log, known once a step of the task was tried.
+
+    Raises:
+        ConfigError: Names the key, what is logged, and the nearest.
+    """
+    schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
+    watched = {"trainer.monitor": config.trainer.monitor}
+    for name, schedule in schedules.items():
+        watched[f"lr_scheduler{name and '.'}{name}.monitor"] = schedule.monitor if schedule else None
+    for key, monitor in watched.items():
+        where, _, metric = (monitor or "").rpartition(" ")[2].partition("/")
+        if where == part and metric not in logged and metric.split("/")[0] not in logged:
+            close = did_you_mean(metric, logged)
+            raise ConfigError(f"{key}: {part} logs no `{metric}`{close}; it logs {', '.join(logged)}")
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:

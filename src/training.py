@@ -68,7 +68,7 @@ def train(
     experiment = build_experiment(config, device, state and state["data"], Share(ranks.rank, ranks.world_size))
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
-    try_out(experiment, device, None if "data" in allowed else state, str(path))
+    try_out(config, experiment, device, None if "data" in allowed else state, str(path))
     meet(config, experiment, device, ranks)
 
     run = open_folder(path, config, ranks)
@@ -162,22 +162,28 @@ def open_folder(path: Path | None, config: Config, ranks: Ranks) -> RunDir:
     return run
 
 
-def try_out(experiment: Experiment, device: torch.device, state: dict[str, Any] | None, where: str) -> None:
+def try_out(
+    config: Config, experiment: Experiment, device: torch.device, state: dict[str, Any] | None, where: str
+) -> None:
     """Find out while there is no folder yet what would stop the run: a batch of each part, and changed data.
 
     Args:
+        config: Of the run.
         experiment: As built.
         device: Of the run.
         state: Checkpoint that the run goes on from; None for a new one, or where the data may have changed.
         where: What messages call the run.
     """
     from src.data.content import check_same_data
+    from src.experiment import check_watched
     from src.trainer.rehearse import rehearse
 
     if state is not None:
         check_same_data(state.get("parts"), experiment.parts, where)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
+        output = rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
+        if output is not None and loader.part.name != "train":
+            check_watched(config, loader.part.name, ["loss", *output.scalars, *config.metrics])
 
 
 def what_next(run_path: Path, config: Config, experiment: Experiment) -> list[str]:

@@ -63,7 +63,13 @@ def test_prediction_needs_no_targets() -> None:
         ({"inputs": "img"}, {"image": X}, r"task.inputs: no 'img' in a batch; it is a dict with image"),
         ({"inputs": 3}, (X, Y), r"task.inputs: no 3 in a batch; it is a tuple with 2 elements"),
         ({}, (X,), r"a batch holds no targets, and the loss needs them"),
-        ({"inputs": 0, "targets": 7}, (X, Y), r"a batch holds no targets"),
+        ({"inputs": 0, "targets": 7}, (X, Y), r"task.targets: no 7 in a batch; it is a tuple with 2 elements"),
+        (
+            {"inputs": "image", "targets": "lable"},
+            {"image": X, "label": Y},
+            r"task.targets: no 'lable' in a batch; it is a dict with image, label; did you mean `label`\?",
+        ),
+        ({"inputs": "image", "targets": ["label", "b"]}, {"image": X, "label": Y}, r"task.targets: no 'b' in a batch"),
     ],
 )
 def test_a_batch_that_is_not_as_said_is_named_with_what_it_holds(task: Any, batch: Any, message: str) -> None:

@@ -26,7 +26,7 @@ def check_sections(config: Config, mistakes: Mistakes) -> None:
     _check_parts(config, mistakes)
     _check_loaders(config, mistakes)
     _check_rates(config, mistakes)
-    if not mistakes.touch("data", "metrics"):
+    if not mistakes.touch("data", "loss", "metrics"):
         _check_monitors(config, mistakes)
     for path, component in components(config):
         _check_no_code_loading(component.args, (*path, "args"), mistakes)
@@ -182,7 +182,8 @@ def _check_monitors(config: Config, mistakes: Mistakes) -> None:
 
 def _check_monitor(monitor: str, path: KeyPath, config: Config, mistakes: Mistakes) -> None:
     words = monitor.split()
-    metrics = ["loss", *config.metrics]
+    terms = [*config.loss] if isinstance(config.loss, Mapping) else []
+    metrics = ["loss", *terms, *config.metrics]
     parts = [name for name in config.data.part_names() if name == "train" or name.startswith("val")]
     if len(words) != 2 or "/" not in words[1]:
         example = f"min {'val' if 'val' in parts else parts[-1]}/loss"
@@ -196,7 +197,7 @@ def _check_monitor(monitor: str, path: KeyPath, config: Config, mistakes: Mistak
     if part not in parts:
         hint = f"; needs data.{part} or data.split.{part}" if part == "val" else did_you_mean(part, parts)
         mistakes.add(path, f"this run evaluates no part `{part}`{hint}")
-    # A task of the user's own may log more than we can know; the default one logs the loss and the metrics.
+    # A task of the user's own may log more than we can know: a step that is tried tells. The default one logs these.
     if config.task.type == "Task" and metric.split("/")[0] not in metrics:
         mistakes.add(path, f"this run logs no metric `{metric}`{did_you_mean(metric, metrics)}")
 

@@ -113,7 +113,7 @@ def ready(config: Config, local: bool = True) -> tuple[Config, int]:
     check_run_name(config.name)
     device = prepare(config)
     experiment = build_experiment(config, device)
-    try_out(experiment, device, None, "sweep")
+    try_out(config, experiment, device, None, "sweep")
     with tempfile.TemporaryDirectory(prefix="keel-tune-") as scratch:
         state = build_trainer(config, experiment, device, Logger([]), Path(scratch)).state_dict()
     return _of_trials(config, device.type), state_bytes(state)

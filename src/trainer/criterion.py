@@ -60,8 +60,12 @@ class Term:
         """Return the scalar.
 
         Raises:
-            DataError: It fails; says why in the user's terms.
+            DataError: It fails, or there are no targets; says why in the user's terms.
         """
+        if targets is None and self.second == "targets":
+            raise DataError(
+                "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
+            )
         try:
             if self.second is None:
                 return self.criterion(outputs)

@@ -25,6 +25,7 @@ from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
+_NO_STEP = "the task has an `update` alone: write `step`, which says what evaluation measures, or leave `val` out"
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ def size_lazy_layers(task: Task, model: nn.Module, loader: Loader, device: torch
 
 def rehearse(
     task: Task, model: nn.Module, loader: Loader, device: torch.device, arguments: Mapping[str, Any] | None = None
-) -> None:
+) -> StepOutput | None:
     """Run the first rows of `loader` through model and loss, changing nothing.
 
     Args:
@@ -56,12 +57,16 @@ def rehearse(
         device: Where to compute.
         arguments: What the model was made with, by the key that a user would change: `model.args.in_features`.
 
+    Returns:
+        What the rows gave; None where only an update could tell.
+
     Raises:
         DataError: The data do not fit the model or the loss; names shapes.
         NumericsError: The very first loss is not finite.
     """
-    if hasattr(task, "update") and type(task).step is Task.step and not loader.part.name.startswith("val"):
-        return  # it trains in a way of its own, which is not tried here: that would change the weights
+    only_updates = hasattr(task, "update") and type(task).step is Task.step
+    if only_updates and not loader.part.name.startswith("val"):
+        return None  # it trains in a way of its own, which is not tried here: that would change the weights
     batch = to_device(loader.peek(NUM_ROWS), device)
     with forked_rng(), evaluating(model), undisturbed(task), torch.no_grad(), _LastLayer(model) as last:
         norms = _BatchNorms(model)
@@ -70,12 +75,17 @@ def rehearse(
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Using a target size")  # torch would broadcast, and go on
                 output = task.step(model, batch)
-        except KeelError:
+        except KeelError as error:
+            if only_updates:
+                raise DataError(f"{loader.part.name}: {error}; {_NO_STEP}") from error
             raise
         except Exception as error:
             if shortage(error) or no_deterministic_form(error):
                 raise
-            raise DataError(f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}") from error
+            raise DataError(
+                f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}"
+                + (f"; {_NO_STEP}" if only_updates else "")
+            ) from error
         finally:
             norms.remove()
     norms.check(loader)
@@ -83,6 +93,7 @@ def rehearse(
     _check_broadcast(task, loader.part, output, batch)
     if not torch.isfinite(output.loss):
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
+    return output
 
 
 def _check_broadcast(task: Task, part: Part, output: StepOutput, batch: Any) -> None:

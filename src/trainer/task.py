@@ -18,6 +18,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -92,6 +93,8 @@ class Task:
     def step(self, model: Callable[..., Any], batch: Any) -> StepOutput:
         """Return loss, outputs and targets of `batch`; `model` is to be called, not inspected."""
         args, kwargs, targets = self.open(batch)
+        if self.targets is not None and _lacks(targets):
+            _pick(batch, self.targets, "targets")  # says what is missing
         returned = model(*args, **kwargs)
         outputs = returned if self.outputs is None else _pick(returned, self.outputs, "outputs")
         if self.criterion is None:
@@ -147,10 +150,6 @@ class Task:
         if self.criterion is None:
             raise DataError("there is no `loss` in the config, and the task does not make one")
         (term,) = self._terms
-        if targets is None and term.second == "targets":
-            raise DataError(
-                "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
-            )
         if term.is_elementwise and outputs.shape != targets.shape:
             raise DataError(
                 f"loss {term.name}: outputs have shape {list(outputs.shape)} and targets "
@@ -223,8 +222,19 @@ def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:
             return None
         raise DataError(
             f"task.{what}: no {key!r} in {'what the model returns' if what == 'outputs' else 'a batch'}; it is a "
-            f"{type(batch).__name__} with {_names(batch)}"
+            f"{type(batch).__name__} with {_names(batch)}{_nearest(key, batch)}"
         ) from None
+
+
+def _lacks(targets: Any) -> bool:
+    return targets is None or (type(targets) is tuple and any(map(_lacks, targets)))
+
+
+def _nearest(key: Any, batch: Any) -> str:
+    fields: Any = getattr(batch, "_fields", None) or getattr(batch, "__dict__", ())
+    names: Any = batch if isinstance(batch, Mapping) else fields
+    close = get_close_matches(str(key), map(str, names), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def _names(batch: Any) -> str:

@@ -1,0 +1,142 @@
+"""What a config says of losses, targets and watched values is held against a step before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import train
+from src.config.registry import use_folder
+from src.utils.errors import KeelError
+
+CODE = """
+import torch
+from torch import nn
+from src.trainer.task import StepOutput, Task
+
+class Rows(torch.utils.data.Dataset):
+    num_classes = 2
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(40, 3, generator=generator)
+        self.labels = (self.inputs[:, 0] > 0).long()
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, row):
+        return {"x": self.inputs[row], "label": self.labels[row]}
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+
+    def forward(self, x):
+        logits = self.body(x)
+        return {"loss": logits.square().mean(), "logits": logits}
+
+class Scored(Task):
+    def step(self, model, batch):
+        output = super().step(model, batch)
+        output.scalars["spread"] = output.outputs.std()
+        return output
+
+class Players(Task):
+    def update(self, model, batch, optimizers):
+        raise AssertionError("never tried")
+"""
+CONFIG = """
+name: told
+data: {type: told.Rows, split: {val: 10}}
+loader: {batch_size: 10}
+model: {type: torch.nn.Linear, args: {in_features: 3, out_features: 2}}
+task: {inputs: x, targets: label}
+loss: {ce: CrossEntropyLoss}
+optimizer: {type: SGD, args: {lr: 0.1}}
+trainer: {epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: a module is imported once."""
+    path = tmp_path_factory.mktemp("told")
+    (path / "told.py").write_text(CODE)
+    return path
+
+
+@pytest.fixture
+def begin(tmp_path: Path, folder: Path) -> Iterator[Callable[..., int]]:
+    """Trains the config with some lines changed."""
+
+    def run(**lines: str) -> int:
+        kept = [line for line in CONFIG.splitlines() if line.partition(":")[0] not in lines]
+        text = "\n".join([*kept, *(f"{key}: {value}" for key, value in lines.items() if value)])
+        (folder / "told.yaml").write_text(text)
+        return train.main(
+            ["-c", str(folder / "told.yaml"), "-d", "cpu", "logger.bar=false", f"trainer.save_dir='{tmp_path}/saved'"]
+        )
+
+    yield run
+    use_folder(None)
+
+
+def test_a_term_of_the_loss_may_be_watched(begin: Callable[..., int]) -> None:
+    schedule = "{type: ReduceLROnPlateau, monitor: val/ce}"
+    assert begin(trainer="{epochs: 1, monitor: min val/ce}", lr_scheduler=schedule) == 0
+
+
+def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) -> None:
+    task = "{type: told.Scored, args: {inputs: x, targets: label}}"
+    assert begin(task=task, trainer="{epochs: 1, monitor: min val/spread}") == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ({"trainer": "{epochs: 1, monitor: min val/cee}"}, r"logs no metric `cee`; did you mean `ce`\?"),
+        (
+            {
+                "task": "{type: told.Scored, args: {inputs: x, targets: label}}",
+                "trainer": "{epochs: 1, monitor: min val/spred}",
+            },
+            r"trainer.monitor: val logs no `spred`; did you mean `spread`\?; it logs loss, ce, spread",
+        ),
+        (
+            {
+                "task": "{type: told.Scored, args: {inputs: x, targets: label}}",
+                "lr_scheduler": "{type: ReduceLROnPlateau, monitor: val/spred}",
+            },
+            r"lr_scheduler.monitor: val logs no `spred`",
+        ),
+        (
+            {"task": "{inputs: x, targets: lable}"},
+            r"task.targets: no 'lable' in a batch.*x, label; did you mean `label`",
+        ),
+        (
+            {"task": "{inputs: x, targets: lable, outputs: logits}", "loss": "", "model": "told.Own"},
+            r"task.targets: no 'lable' in a batch.*x, label; did you mean `label`",
+        ),
+        ({"task": "{inputs: x}"}, r"a batch holds no targets, and the loss needs them"),
+        (
+            {
+                "model": "{a: {type: told.Own}, b: {type: told.Own}}",
+                "task": "{type: told.Players, args: {inputs: x}}",
+                "optimizer": "{a: {type: SGD, args: {lr: 0.1}}, b: {type: SGD, args: {lr: 0.1}}}",
+                "loss": "",
+            },
+            r"val: .*; the task has an `update` alone: write `step`, which says .*, or leave `val` out",
+        ),
+    ],
+    ids=["term", "task", "schedule", "targets", "targets of a model with a loss", "no targets", "update alone"],
+)
+def test_what_is_wrong_is_told_before_a_run_begins(
+    lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path
+) -> None:
+    with pytest.raises(KeelError, match=message):
+        begin(**lines)
+    assert not list(tmp_path.glob("saved/*/*"))
