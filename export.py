@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from src.config.command_line import Parser, add_common_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
+from src.utils.launched import refuse_several
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    refuse_several("export.py")
     from src.compat.detect import refuse_classical
 
     refuse_classical(argv, "export.py")

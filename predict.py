@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from src.config.command_line import Parser, add_common_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError, KeelError
+from src.utils.launched import refuse_several
 
 if TYPE_CHECKING:
     from src.data.loader import Loader
@@ -42,6 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    refuse_several("predict.py")
     from src.compat.detect import refuse_classical
 
     refuse_classical(argv, "predict.py")

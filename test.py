@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from src.config.command_line import Parser, add_common_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
+from src.utils.launched import refuse_several
 
 if TYPE_CHECKING:
     from src.saved_run import SavedRun
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command and return its exit code."""
+    refuse_several("test.py")
     from src.compat.detect import is_classical
 
     if is_classical(argv):

@@ -22,10 +22,12 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.data.share import Share
 from src.model.metric import MetricSet, accuracy, f1, r2
+from src.trainer.checkpoint import FORMAT, CheckpointStore
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
 from src.trainer.memory import TaskMemory
 from src.trainer.resume import open_together
+from src.trainer.saving import Saver
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -317,6 +319,16 @@ def carried(ranks: Ranks, folder: Path) -> Result:
     return {"straight": found[0], "stopped": found[1], "resumed": found[2]}
 
 
+def newest(ranks: Ranks, folder: Path) -> Result:
+    """The step that each rank goes back to, where rank 1 sees a newer checkpoint than rank 0 has found."""
+    own = folder / f"newest-of-{ranks.world_size}-{ranks.rank}"
+    own.mkdir()
+    saver = Saver(own, 3, ranks=ranks)
+    for step in range(1, 2 + ranks.rank):
+        CheckpointStore(own, 3).save({"format": FORMAT, "model": {}, "progress": {"step": step}}, step, is_best=False)
+    return {"steps": ranks.gather(saver.newest()["progress"]["step"])}
+
+
 def evaluated(ranks: Ranks, folder: Path) -> Result:
     """517 rows: 11 times a prime number, so that no batch and no number of ranks divides them."""
     generator = torch.Generator().manual_seed(2)
@@ -364,6 +376,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
         own_update,
         phases,
         carried,
+        newest,
         evaluated,
     )
 }

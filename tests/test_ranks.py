@@ -20,7 +20,7 @@ from src.utils.errors import CheckpointError, ConfigError
 from src.utils.ranks import ALONE, Ranks
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
-TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated")]
+TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated", "newest")]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,11 @@ def test_what_each_rank_carries_goes_on_exactly(found: dict[int, dict[str, Resul
         carried = found[num_ranks]["carried"]
         assert all(torch.equal(weight, carried["resumed"][name]) for name, weight in carried["straight"].items())
         assert not torch.equal(carried["stopped"]["0.weight"], carried["resumed"]["0.weight"])
+
+
+def test_all_ranks_go_back_to_the_checkpoint_that_rank_0_has_found(found: dict[int, dict[str, Result]]) -> None:
+    assert found[1]["newest"]["steps"] == [1]
+    assert found[2]["newest"]["steps"] == [1, 1]
 
 
 def test_what_ranks_carry_is_not_divided_among_others() -> None:

@@ -43,6 +43,10 @@ class Fault(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
         elif self.what == "hang":
             time.sleep(1000)
+        elif self.what == "full":
+            folder = trainer.saver.store.folder
+            folder.rename(folder.with_name("away"))
+            folder.write_text("no folder any more: nothing can be written there")
         else:
             raise ValueError("only here")
 '''
@@ -185,6 +189,38 @@ def test_the_rank_that_fails_is_the_one_that_speaks(make: Callable[..., Path]) -
     run = only_run(config)
     assert "ValueError: only here" in (run / "rank1.log").read_text(), "each rank has a log of its errors"
     assert status(run)["state"] == "failed"
+
+
+@pytest.mark.parametrize("is_in_background", [False, True])
+def test_when_rank_0_can_save_no_more_all_ranks_end_with_its_error_told_once(
+    is_in_background: bool, make: Callable[..., Path]
+) -> None:
+    config = make("full")
+    words = [
+        f"trainer.save_in_background={is_in_background}",
+        "trainer.save_every_steps=3",
+        "trainer.parallel.timeout=30",
+    ]
+    ended = train(config, "-d", "cpu,cpu", *words, fault(config, "full", 5, rank=0))
+    assert ended.returncode == 5, ended.stdout + ended.stderr
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert "checkpoints" in line and "Traceback" not in ended.stderr and "lost" not in ended.stderr
+    run = only_run(config)
+    assert "ResourceError" in (run / "rank1.log").read_text(), "the other rank has not lost anybody"
+    assert status(run)["code"] == 5
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["test.py", pytest.param("predict.py", marks=pytest.mark.full), pytest.param("export.py", marks=pytest.mark.full)],
+)
+def test_what_works_in_one_process_is_refused_in_several_once(program: str) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    command = [sys.executable, *launcher, program, "-r", "saved/none"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert ended.returncode != 0
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert line == f"error: {program}: works in one process, found 2; start `python {program} ...`"
 
 
 @pytest.mark.full

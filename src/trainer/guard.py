@@ -168,7 +168,7 @@ class Guard:
                 if trainer.saver.store is None or is_hopeless or trainer.saver.has_saved(-1):
                     raise
                 self._noticed, self._repeats_until, self._num_answered = late, trainer.progress.step, 0
-                trainer.load_state_dict(trainer.saver.store.newest()[1])
+                trainer.load_state_dict(trainer.saver.newest())
                 self.is_careful, self._losses = True, []
                 log.warning("%s\ngoing back to step %d to find out where", late, trainer.progress.step)
 

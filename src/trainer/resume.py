@@ -96,12 +96,14 @@ def open_together(path: Path, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
     """Return what `open_checkpoint` does; of a run directory, rank 0 decides for all which checkpoint is meant."""
     if ranks.is_alone:
         return open_checkpoint(path)
-    if ranks.is_main:
-        run_dir, state = open_checkpoint(path)
-        ranks.broadcast(state["progress"]["step"])
-        return run_dir, state
-    step = ranks.broadcast(None)
-    return open_checkpoint(path, "last" if path.is_file() else f"step-{step:08d}.pt")
+    found: list[tuple[Path, dict[str, Any]]] = []
+
+    def find() -> int:
+        found.append(open_checkpoint(path))
+        return int(found[0][1]["progress"]["step"])
+
+    step = ranks.by_main(find)
+    return found[0] if found else open_checkpoint(path, "last" if path.is_file() else f"step-{step:08d}.pt")
 
 
 def newest_run(save_dir: Path, name: str) -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.host_copy import HostCopy
 from src.trainer.nonfinite import tensors_in
 from src.trainer.plain import check_plain
@@ -67,19 +67,21 @@ class Saver:
             ResourceError: They do not fit.
         """
         content = self._bring(state, None, 0)
-        if self.store is None or not self.ranks.is_main:
-            return
+        if self.store is not None:
+            self.ranks.by_main(partial(self._prepare, self.store, content))
+
+    def _prepare(self, store: CheckpointStore, content: Mapping[str, Any]) -> None:
         check_plain(content)
-        self.store.recover()
-        num_bytes, free = state_bytes(content), shutil.disk_usage(self.store.folder).free
+        store.recover()
+        num_bytes, free = state_bytes(content), shutil.disk_usage(store.folder).free
         if free < 2 * num_bytes + SPARE_BYTES:
             raise ResourceError(
-                f"{shown_path(self.store.folder)}: checkpoints need about {2 * num_bytes / 2**20 + 1:.0f} MiB, "
+                f"{shown_path(store.folder)}: checkpoints need about {2 * num_bytes / 2**20 + 1:.0f} MiB, "
                 f"{free / 2**20:.0f} MiB are free; free some, or name another trainer.save_dir"
             )
 
     def save(self, state: Callable[[], Mapping[str, Any]], step: int, is_best: bool, is_last_chance: bool) -> None:
-        """Save; a failure is reported and forgiven twice, but not at the end.
+        """Save; a failure is reported and forgiven twice, but not at the end. All ranks learn how it went.
 
         In the background: one that is still being written is waited for, and its failure told now.
 
@@ -87,30 +89,24 @@ class Saver:
             CheckpointError: The state holds what no checkpoint can.
             ResourceError: Three saves in a row failed, or the last one.
         """
-        if self.store is None:
+        store = self.store
+        if store is None:
             return
         self._finish()
         is_best = is_best or step == self._lost_best_step  # the same weights once more
         try:
-            content = self._bring(state, self.store.folder, step)
-        except ResourceError as error:
+            content = self._bring(state, store.folder, step)
+        except ResourceError as error:  # on all ranks
             if self.ranks.is_main:
-                self.store.drop_shards()
+                store.drop_shards()
             self._writing = partial(_fail, error), step, is_best
             self._finish(is_last_chance)
             return
-        if not self.ranks.is_main:
-            self.saved_step = step
-            return
-        check_plain(content)
+        self.ranks.by_main(partial(check_plain, content))
         if self._in_background and self._num_saved and not is_last_chance:
-            copied = self._copy.take(content)
-            self._thread = self._thread or ThreadPoolExecutor(1, "save")
-            future = self._thread.submit(self._write_copy, copied, step, is_best)
-            self._writing = future.result, step, is_best
+            self._writing = self._begin_copy(content, step, is_best), step, is_best
         else:
-            store = self.store
-            self._writing = lambda: store.save(content, step, is_best), step, is_best
+            self._writing = partial(store.save, content, step, is_best), step, is_best
             self._finish(is_last_chance)
 
     def has_saved(self, step: int) -> bool:
@@ -120,7 +116,24 @@ class Saver:
             ResourceError: Three saves in a row failed.
         """
         self._finish()
-        return bool(self.ranks.broadcast(self.saved_step) == step)
+        return self.saved_step == step
+
+    def newest(self) -> dict[str, Any]:
+        """Return the newest checkpoint that is whole; rank 0 says which.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        assert self.store is not None
+        store = self.store
+        found: dict[str, dict[str, Any]] = {}
+
+        def find() -> str:
+            path, found["state"] = store.newest()
+            return path.name
+
+        name = self.ranks.by_main(find)
+        return found["state"] if found else load_checkpoint(store.folder / name)
 
     def __enter__(self) -> Saver:
         return self
@@ -132,7 +145,7 @@ class Saver:
         try:
             if error and not isinstance(error, Exception):
                 raise error
-            self._finish()
+            self._finish(ranks=ALONE if error else self.ranks)  # a rank that fails meets nobody any more
         except Exception as failure:
             if error is None:
                 raise
@@ -146,18 +159,26 @@ class Saver:
                 self._thread.shutdown()
                 self._thread = None
 
+    def _begin_copy(self, content: Mapping[str, Any], step: int, is_best: bool) -> Callable[[], object]:
+        """Let rank 0 write in the background; return what waits for it."""
+        if not self.ranks.is_main:
+            return _wait_for_nothing
+        copied = self._copy.take(content)
+        self._thread = self._thread or ThreadPoolExecutor(1, "save")
+        return self._thread.submit(self._write_copy, copied, step, is_best).result
+
     def _write_copy(self, copied: Mapping[str, Any], step: int, is_best: bool) -> None:
         assert self.store is not None
         self._copy.wait()
         self.store.save(copied, step, is_best)
 
-    def _finish(self, is_last_chance: bool = False) -> None:
-        """Wait for what is being written, and count whether that went well."""
+    def _finish(self, is_last_chance: bool = False, ranks: Ranks | None = None) -> None:
+        """Wait for what is being written, and count whether that went well: alike on all `ranks`."""
         if self._writing is None:
             return
         (result, step, is_best), self._writing = self._writing, None
         try:
-            result()
+            (ranks or self.ranks).by_main(lambda: bool(result()))  # a path does not travel
         except ResourceError as error:
             self._num_failed += 1
             self._lost_best_step = step if is_best else self._lost_best_step
@@ -171,6 +192,10 @@ class Saver:
 
 def _fail(error: Exception) -> None:
     raise error
+
+
+def _wait_for_nothing() -> None:
+    """Rank 0 is the one that writes."""
 
 
 def state_bytes(state: Mapping[str, Any]) -> int:

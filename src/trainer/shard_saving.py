@@ -38,7 +38,8 @@ def save_shards(state: Mapping[str, Any], beside: Path, step: int, ranks: Ranks)
     own = [folder / ".metadata"] if ranks.is_main else []
     own += folder.glob(f"__{ranks.rank}_*.distcp")
     sums = ranks.gather({path.name: [path.stat().st_size, file_checksum(path)] for path in own})
-    if ranks.is_main:
+
+    def complete() -> None:
         sync_folder(folder)
         sync_folder(beside)
         files = {name: each for found in sums for name, each in found.items()}
@@ -48,6 +49,8 @@ def save_shards(state: Mapping[str, Any], beside: Path, step: int, ranks: Ranks)
                 "share the folder of runs, or leave out trainer.parallel.save_shards"
             )
         rest[RECORD] |= {"folder": folder.name, "files": files, "tensors": _facts(index)}
+
+    ranks.by_main(complete)
     return rest
 
 

@@ -129,6 +129,21 @@ class Group(Ranks):
             dist.broadcast(bytes_, 0)
         return value if self.is_main else _decoded(bytes_.numpy().tobytes())
 
+    def by_main(self, answer: Callable[[], Any]) -> Any:
+        value = None
+        if self.is_main:
+            try:
+                value = answer()
+            except Exception as error:
+                code = error.exit_code if isinstance(error, KeelError) else None
+                with suppress(RuntimeError):  # the others may have gone
+                    self.broadcast((None, (code, str(error))))
+                raise
+        value, failure = self.broadcast((value, None))
+        if failure is not None:
+            raise _as_raised(*failure)
+        return value
+
     def gather(self, value: Any) -> list[Any]:
         data = _encoded(value)
         sizes = torch.zeros(self.world_size, dtype=torch.int64)
@@ -228,6 +243,14 @@ def _meet(job: Store, rank: int, world_size: int) -> str:
         time.sleep(0.01)
     late = [str(each) for each, name in enumerate(names) if not job.check([name])]
     raise WorkerError(f"rank {', '.join(late) or 'another'} of {world_size} has not started within {START_S:.0f} s")
+
+
+def _as_raised(exit_code: int | None, text: str) -> KeelError:
+    """Return the error that rank 0 has raised; of one without an exit code, which is a bug, only rank 0 tells."""
+    if exit_code is None:
+        return LostRank(f"rank 0 has failed ({text[:200]})")
+    kinds = {kind.exit_code: kind for kind in KeelError.__subclasses__()}
+    return kinds.get(exit_code, KeelError)(text)
 
 
 def _encoded(value: Any) -> bytes:

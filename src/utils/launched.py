@@ -31,6 +31,17 @@ def is_launched() -> bool:
     return "RANK" in os.environ or "WORLD_SIZE" in os.environ
 
 
+def refuse_several(program: str) -> None:
+    """Refuse to run a command in several processes, each of which would do the whole of it.
+
+    Raises:
+        ConfigError: A launcher has started more than one; rank 0 tells.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        ranks = find_ranks()
+        raise ConfigError(f"{program}: works in one process, found {ranks.world_size}; start `python {program} ...`")
+
+
 def check_environment(environment: Mapping[str, str]) -> None:
     """Refuse an environment that a launcher would not have made.
 

@@ -44,6 +44,10 @@ class Ranks:
         """Return rank 0's `value`: plain data and tensors."""
         return value
 
+    def by_main(self, answer: Callable[[], Any]) -> Any:
+        """Return what `answer` returns on rank 0, the only one that calls it. If it fails there, all ranks fail."""
+        return answer()
+
     def gather(self, value: Any) -> list[Any]:
         """Return to rank 0 what all ranks gave, in the order of ranks; to the others an empty list."""
         return [value]
