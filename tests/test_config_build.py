@@ -144,3 +144,18 @@ def test_parts_have_their_own_transforms() -> None:
     parts = build_parts(config)
     assert list(parts) == ["train", "val", "test"] and len(parts["test"]) == 100
     assert len(parts["train"].transforms) == 1 and not parts["val"].transforms
+
+
+def test_an_error_of_torch_with_a_list_of_overloads_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(
+        "import torch\n\n\nclass Noise(torch.utils.data.Dataset):\n    def __init__(self, n):\n"
+        "        self.rows = torch.randn(n, 3)\n\n    def __getitem__(self, row):\n        return self.rows[row]\n"
+    )
+    use_folder(tmp_path)
+    try:
+        with pytest.raises(ConfigError) as caught:
+            build("data", Component("noisy.Noise", {"n": "many"}, place="x.yaml:2:3 data"))
+    finally:
+        use_folder(None)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("data noisy.Noise(...): TypeError: randn()") and line.endswith("(x.yaml:2:3 data)")

@@ -334,3 +334,20 @@ def test_wrong_components(case: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check_components(config)
     assert expected in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_folder")
+def test_a_word_that_torch_reads_in_the_first_step_is_checked_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    optimizer = "optimizer={type: LBFGS, args: {line_search_fn: strong_wolf}}"
+    assert run_command(lambda: train.main(["-c", str(tmp_path / "x.yaml"), "--check", optimizer])) == 2
+    told = capsys.readouterr().err
+    assert "line_search_fn: unknown word 'strong_wolf'; did you mean `strong_wolfe`?" in told
+    assert "command line #1" in told
+
+
+def test_quiet_and_verbose_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match="--quiet and --verbose: one of them at a time"):
+        train.main(["-c", "configs/digits.yaml", "--quiet", "--verbose"])

@@ -63,7 +63,8 @@ def build(
     except KeelError as error:
         raise type(error)(f"{error}{_written_at(component)}") from error
     except Exception as error:
-        message = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__}: {error}"
+        text = next(iter(str(error).splitlines()), "").removesuffix(", but expected one of:")  # torch lists overloads
+        message = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
         chosen = DataError if kind == "data" and isinstance(error, OSError) else ConfigError
         raise chosen(f"{kind} {component.type}(...): {message}{_written_at(component)}") from error
 

@@ -101,6 +101,8 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
+    if options.quiet and options.verbose:
+        parser.error("--quiet and --verbose: one of them at a time")
     if (options.folds or options.seeds) and options.config is None:
         parser.error(f"{'--folds' if options.folds else '--seeds'} needs -c CONFIG")
     if options.folds and options.seeds:

@@ -9,12 +9,15 @@ from typing import Any, get_type_hints
 
 from src.config.checks import components, named
 from src.config.kinds import PROVIDED, USED_AS_IS, is_module
-from src.config.mistakes import KeyPath, Mistakes, found, listed, nearest, unquoted
+from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, listed, nearest, unquoted
 from src.config.references import Reference
 from src.config.registry import HOMES, find
 from src.config.schema import could_be, describe
 from src.config.settings import UNNAMED, Component, Config
 from src.utils.errors import ConfigError
+
+_WORDS = {("LBFGS", "line_search_fn"): ("strong_wolfe",)}
+"""Arguments whose words torch checks in the first step, not before."""
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -77,6 +80,9 @@ def check_arguments(
         where = (*path, "args", name)
         if isinstance(value, Reference) or mistakes.knows(where) or name not in hints:
             continue
+        words = _WORDS.get((getattr(target, "__name__", ""), name))
+        if words and isinstance(value, str) and value not in words:
+            mistakes.add(where, f"unknown word {found(value)}{did_you_mean(value, words)}")
         if not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
             meant = unquoted(value) if could_be(hints[name], 1.5) else ""
             mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}{meant}")

@@ -132,6 +132,7 @@ class Trainer:
             ResourceError: Three saves in a row failed, or the one at the end.
         """
         self.saver.prepare(self.state_dict)
+        self._reactions = reactions(self.hooks)  # some may have come since
         self.tell("on_fit_start")
         try:
             with StopSignals(self.settings.max_time_s) as self._signals, self.saver:
