@@ -93,15 +93,16 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     """
     from src.data.split import column_of
     from src.trainer.evaluate import evaluate
+    from src.trainer.predictions import output_kind, own_units
     from src.trainer.rehearse import describe_length
-    from src.trainer.report import KeptMeters, write_report
+    from src.trainer.report import OWN_UNITS, KeptMeters, write_report
     from src.trainer.report_pictures import HINT, has_matplotlib
     from src.utils.paths import shown_path
 
     experiment, progress, part = run.experiment, run.state["progress"], run.experiment.parts[name]
     for column in slices:
         column_of(part.dataset, column, "--slice")  # a wrong one is told before the work
-    meters = KeptMeters(experiment.metrics, run.device)
+    meters = KeptMeters(experiment.metrics, run.device, own_units(part.dataset, output_kind(experiment.task.criterion)))
     loader = run.loader(part)
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp, epoch=progress["epoch"])
     write_metrics(run.path / "test_metrics.json", name, values, progress)
@@ -117,6 +118,8 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     finally:  # a report that fails hides no result
         print(f"{name} of {where}, {at}: {length} rows")
         print_values(values, intervals)
+    if meters.decode is not None:
+        print(OWN_UNITS)
     print(f"report: {shown_path(report)}")
     if not has_matplotlib():
         print(HINT)

@@ -31,8 +31,8 @@ from src.sweep.series import series_folder, train_series
 from src.trainer.criterion import Kind
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.predictions import Decode, output_kind, prediction_columns, row_names, write_tables
-from src.trainer.report import KeptMeters
+from src.trainer.predictions import Decode, output_kind, own_units, prediction_columns, row_names, write_tables
+from src.trainer.report import OWN_UNITS, KeptMeters, in_own_units
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, DataError
 from src.utils.paths import project_path, shown_path
@@ -75,20 +75,14 @@ class FoldMeters(KeptMeters):
     """
 
     def __init__(self, metrics: MetricSet, device: torch.device, pool: Meters, decode: Decode | None) -> None:
-        super().__init__(metrics, device)
+        super().__init__(metrics, device, decode)
         self.pool = pool
-        self.decode = decode
 
     def update(self, output: StepOutput) -> None:
         """Add one batch."""
-        if self.decode is not None:
-            output = replace(output, outputs=self._decoded(output.outputs), targets=self._decoded(output.targets))
         super().update(output)
-        self.pool.update(output)
-
-    def _decoded(self, values: Any) -> Any:
-        assert self.decode is not None
-        return torch.as_tensor(self.decode(values)).reshape(values.shape) if isinstance(values, Tensor) else values
+        outputs, targets = in_own_units(output.outputs, output.targets, self.decode)
+        self.pool.update(replace(output, outputs=outputs, targets=targets))
 
 
 def pool(folder: Path, num_folds: int, trusted: Sequence[str] = ()) -> str:
@@ -112,18 +106,21 @@ def pool(folder: Path, num_folds: int, trusted: Sequence[str] = ()) -> str:
         if changes := run.data_changes(part.name):
             raise CheckpointError(f"{shown_path(run.path)}: {'; '.join(changes)}; train all folds anew")
         kind = output_kind(experiment.task.criterion)
-        decode = getattr(part.dataset, "decode", None) if kind == "values" else None
+        decode = own_units(part.dataset, kind)
         pooled = pooled or Meters(copy.deepcopy(experiment.metrics), run.device)
         meters = FoldMeters(experiment.metrics, run.device, pooled, decode)
         values.append(evaluate(experiment.task, experiment.model, run.loader(part), meters, amp=run.amp))
         names = run.class_names if kind != "values" else None
-        tables.append(_predictions(part, meters.rows(), fold, kind, names))
+        rows = meters.rows()
+        tables.append(_predictions(part, rows and in_own_units(*rows, decode), fold, kind, names))
     assert pooled is not None
     summary = summarise(values, pooled.compute())
     kept = [table for table in tables if table is not None]
     num_rows = sum(map(len, kept))
     write_file(folder / "summary.json", json.dumps({"folds": num_folds, "metrics": _plain(summary)}, indent=2) + "\n")
     lines = [f"{num_folds} folds of {shown_path(folder)}", *table_lines(summary)]
+    if decode is not None:
+        lines.append(OWN_UNITS)
     if len(kept) == num_folds:
         write_tables(folder / "predictions.csv", [pd.concat(kept).sort_values("row", kind="stable")])
         lines.append(f"{num_rows:,} predictions: {shown_path(folder / 'predictions.csv')}")

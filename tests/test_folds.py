@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -19,8 +20,14 @@ import test as test_script
 import train
 from src.config.registry import use_folder
 from src.data.content import fingerprint
+from src.folds import FoldMeters
+from src.model.metric import MetricSet
 from src.saved_run import SavedRun
 from src.trainer.hooks import Hook
+from src.trainer.meters import Meters
+from src.trainer.predictions import own_units
+from src.trainer.report import KeptMeters
+from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, ConfigError
 
 CONFIG = """
@@ -185,3 +192,23 @@ def test_testing_says_that_the_data_have_changed(folder: Path, capsys: pytest.Ca
     with pytest.raises(CheckpointError, match="the data have changed since it began: train has 60 rows, had 54"):
         train.main(["-r", str(path), "trainer.epochs=4"])
     assert train.main(["-r", str(path), "trainer.epochs=4", "--allow-change", "data"]) == 0
+
+
+def test_testing_and_folds_give_metrics_in_the_same_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Thousands:
+        def decode(self, values: torch.Tensor) -> object:
+            return values.numpy() * 1000
+
+    decode = own_units(Thousands(), "values")
+    assert own_units(Thousands(), "classes") is None
+    metrics = MetricSet({"mae": lambda outputs, targets: float((outputs - targets).abs().mean())})
+    pool = Meters(copy.deepcopy(metrics), torch.device("cpu"))
+    output = StepOutput(loss=torch.tensor(0.5), outputs=torch.zeros(4, 1), targets=torch.ones(4, 1), weight=4)
+    tested = KeptMeters(copy.deepcopy(metrics), torch.device("cpu"), decode)
+    held_out = FoldMeters(metrics, torch.device("cpu"), pool, decode)
+    for meters in (tested, held_out):
+        meters.update(output)
+        assert meters.compute() == {"loss": 0.5, "mae": 1000}
+    assert pool.compute() == {"loss": 0.5, "mae": 1000}
+    rows = tested.rows()
+    assert rows is not None and torch.equal(rows[1], torch.ones(4, 1))  # as trained: what the loss is of

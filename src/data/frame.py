@@ -244,6 +244,11 @@ class FrameDataset(Dataset[Any]):
             features = self.features.index_select(0, rows)
         return features if self.targets is None else (features, self.targets.index_select(0, rows))
 
+    @property
+    def scales_target(self) -> bool:
+        """Whether targets are in other units than their own."""
+        return self._target_scaler.name is not None
+
     def decode(self, outputs: Tensor) -> Array:
         """Return predictions [N, T] in the target's own units."""
         values = outputs.detach().cpu().double().numpy().reshape(len(outputs), -1)

@@ -32,6 +32,12 @@ def output_kind(criterion: Any) -> Kind:
     return "classes" if "classes" in kinds else "binary" if "binary" in kinds else "values"
 
 
+def own_units(dataset: Any, kind: Kind) -> Decode | None:
+    """Return what puts scaled values into the target's own units; None where they are in them already."""
+    scales = kind == "values" and getattr(dataset, "scales_target", True)
+    return getattr(dataset, "decode", None) if scales else None
+
+
 def class_probabilities(outputs: Tensor, kind: Kind) -> Tensor | None:
     """Return probabilities [N, C] on the CPU, or None where outputs [N, C] or [N] are no class scores."""
     outputs = outputs.detach().float().cpu()  # device sync

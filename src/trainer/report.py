@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from src.logger.report.samples import Sample, Show
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet
 from src.trainer.meters import Meters
-from src.trainer.predictions import class_probabilities, output_kind, row_names
+from src.trainer.predictions import Decode, class_probabilities, output_kind, row_names
 from src.trainer.report_pictures import draw_classes, draw_values, has_matplotlib
 from src.trainer.slices import slice_sections
 from src.trainer.task import StepOutput, Task
@@ -32,13 +34,21 @@ NUM_RESAMPLES, MIN_RESAMPLES, MAX_SECONDS = 1000, 100, 5.0
 MAX_KEPT = 100_000_000
 """Numbers that are kept at most, 400 MB; beyond that there are no details."""
 FEW_ROWS = 100
+OWN_UNITS = "metrics are in the target's own units; the loss, and all numbers of the training, are of the scaled target"
 MAX_SHOWN_NUMBERS = 12
 
 
 class KeptMeters(Meters):
-    """Meters that keep outputs [N], [N, C] and targets [N], [N, T] of every batch, on the CPU."""
+    """Meters that keep outputs [N], [N, C] and targets [N], [N, T] of every batch, on the CPU.
 
-    def __init__(self, metrics: MetricSet, device: torch.device) -> None:
+    Args:
+        metrics: Of the run.
+        device: Where sums are kept.
+        decode: Puts outputs and targets into the target's own units, in which metrics are; the loss stays as trained.
+    """
+
+    def __init__(self, metrics: MetricSet, device: torch.device, decode: Decode | None = None) -> None:
+        self.decode = decode
         self._kept: list[tuple[Tensor, Tensor]] | None = []
         self._num_kept = 0
         super().__init__(metrics, device)
@@ -49,8 +59,9 @@ class KeptMeters(Meters):
 
     def update(self, output: StepOutput) -> None:
         """Add one batch."""
-        super().update(output)
         pair = output.outputs, output.targets
+        own = in_own_units(*pair, self.decode)
+        super().update(replace(output, outputs=own[0], targets=own[1]))
         fits = all(isinstance(each, Tensor) and each.dim() in (1, 2) for each in pair)
         if self._kept is not None and fits and len(pair[0]) == len(pair[1]):
             self._num_kept += pair[0].numel() + pair[1].numel()
@@ -68,8 +79,22 @@ class KeptMeters(Meters):
         return torch.cat(outputs), torch.cat(targets)
 
 
+def in_own_units(outputs: Any, targets: Any, decode: Decode | None) -> tuple[Any, Any]:
+    """Return outputs and targets in the target's own units, if there are such and there is an output per target."""
+    if decode is None or not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return outputs, targets
+    if outputs.numel() != targets.numel():
+        return outputs, targets
+    dtype = torch.float32 if outputs.device.type == "mps" else torch.float64
+    one, other = (
+        torch.as_tensor(decode(each), dtype=dtype, device=each.device).reshape(each.shape)
+        for each in (outputs, targets)
+    )
+    return one, other
+
+
 def bootstrap(
-    task: Task, metrics: MetricSet, outputs: Tensor, targets: Tensor
+    task: Task, metrics: MetricSet, outputs: Tensor, targets: Tensor, decode: Decode | None = None
 ) -> tuple[dict[str, tuple[float, float]], int]:
     """Return the 95 % percentile interval of loss and metrics by name, and the number of resamples.
 
@@ -77,6 +102,7 @@ def bootstrap(
     left out there. Stops early when it takes long.
     """
     generator = torch.Generator().manual_seed(0)
+    own_outputs, own_targets = in_own_units(outputs, targets, decode)
     drawn: dict[str, list[float]] = {}
     device = next((each.device for each in getattr(task.criterion, "buffers", list)()), torch.device("cpu"))
     started_s = time.perf_counter()
@@ -92,7 +118,7 @@ def bootstrap(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that a class is missing among these rows
                 metrics.reset()
-                metrics.update(some_outputs, some_targets)
+                metrics.update(own_outputs[rows].to(device), own_targets[rows].to(device))
                 loss = {"loss": float(task.loss(some_outputs, some_targets)[0])} if has_usual_loss else {}
                 values = {**loss, **metrics.compute()}
         except (ValueError, RuntimeError):  # the ways of scikit-learn and torchmetrics to say: there is no such value
@@ -129,7 +155,9 @@ def write_report(
     kept = meters.rows()
     if kept and not part.is_iterable and len(kept[0]) != len(part):
         kept = None
-    intervals, num_resamples = bootstrap(task, meters.metrics, *kept) if kept and len(kept[0]) > 1 else ({}, 0)
+    intervals, num_resamples = (
+        bootstrap(task, meters.metrics, *kept, meters.decode) if kept and len(kept[0]) > 1 else ({}, 0)
+    )
     sections: list[Html] = []
     if kept and len(kept[0]) < FEW_ROWS:
         sections.append(
@@ -139,7 +167,7 @@ def write_report(
     if kept:
         figures = path.parent / part.name
         figures.mkdir(parents=True, exist_ok=True)
-        sections += slice_sections(part, slices, meters.metrics, *kept)
+        sections += slice_sections(part, slices, meters.metrics, *in_own_units(*kept, meters.decode))
         sections += _detailed(part, task, *kept, class_names, figures)
     elif slices:
         sections.append(warning("No slices: outputs are not one row per sample."))
