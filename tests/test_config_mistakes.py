@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import train
-from src.config import Config, load_config
+from src.config import Component, Config, load_config
 from src.config.registry import use_folder
 from src.config.signatures import check_components
 from src.utils.command import run_command
@@ -351,3 +351,23 @@ def test_a_word_that_torch_reads_in_the_first_step_is_checked_before(
 def test_quiet_and_verbose_are_refused_together() -> None:
     with pytest.raises(ConfigError, match="--quiet and --verbose: one of them at a time"):
         train.main(["-c", "configs/digits.yaml", "--quiet", "--verbose"])
+
+
+NAMED = """\
+name: two
+data: digits.Digits
+model: {first: {type: mlp.MLP}, second: {type: mlp.MLP}}
+loss: {ce: {type: CrossEntropyLoss}, other: {type: MSELoss, weight: 2}}
+optimizer: {first: {type: SGD, args: {lr: 0.1}}, second: {type: Adam}}
+"""
+
+
+def test_one_of_several_that_is_null_is_told_at_its_own_place(tmp_path: Path) -> None:
+    (line,) = mistakes_of(tmp_path, NAMED, ["optimizer.second=null"])
+    assert line.startswith("command line #1 optimizer.second: ") and "found nothing (null)" in line
+
+
+def test_one_component_replaces_several_by_name(tmp_path: Path) -> None:
+    config = load(tmp_path, NAMED, ["loss={type: NLLLoss, args: {reduction: sum}}", "optimizer.second.args.lr=0.5"])
+    assert config.loss == Component("NLLLoss", {"reduction": "sum"})
+    assert isinstance(config.optimizer, Mapping) and config.optimizer["second"] == Component("Adam", {"lr": 0.5})

@@ -28,7 +28,7 @@ from src.trainer.schedule import Schedule, rates_over, run_length
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
-from src.utils.errors import ConfigError, DataError, NumericsError, ResourceError
+from src.utils.errors import CheckpointError, ConfigError, DataError, NumericsError, ResourceError
 from tests.trainer_kit import DropoutNet, make_trainer
 
 CPU = torch.device("cpu")
@@ -492,3 +492,29 @@ def test_an_epoch_that_ends_with_an_evaluation_by_steps_is_one_record(tmp_path: 
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     steps = [int(line.split(",")[1]) for line in lines[1:]]
     assert steps == [5, 7, 10, 14, 15, 20, 21, 25, 28, 30, 35]
+
+
+def test_a_hook_that_comes_after_the_trainer_was_made_is_told_all_events() -> None:
+    class Counting(Hook):
+        def __init__(self) -> None:
+            self.steps = self.ends = 0
+
+        def on_step_end(self, trainer: Trainer) -> None:
+            self.steps += 1
+
+        def on_fit_end(self, trainer: Trainer) -> None:
+            self.ends += 1
+
+    trainer, late = make_trainer(), Counting()
+    trainer.hooks.append(late)
+    trainer.fit()
+    assert (late.steps, late.ends) == (trainer.progress.step, 1)
+
+
+def test_a_folder_of_runs_is_answered_with_its_newest(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "name" / "run").fit()
+    with pytest.raises(CheckpointError, match=r"holds several runs; the newest with a checkpoint is .*name/run$"):
+        open_checkpoint(tmp_path / "name")
+    (tmp_path / "quite_gone.py").touch()
+    with pytest.raises(CheckpointError, match=r"no such run(?!.*\.py)"):
+        open_checkpoint(tmp_path / "quite_gone.pth")

@@ -78,6 +78,8 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
         return _merged_items(below, above, path, mistakes)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
+    if path in (("model",), ("loss",), ("optimizer",)) and "type" in above.value and not _is_one(below.value):
+        return above  # one in place of several by name
     entries = dict(below.value)
     if "type" in above.value and "type" in entries and above.value["type"].value != entries["type"].value:
         for key in ("args", *(("every", "monitor") if path == ("lr_scheduler",) else ())):
@@ -87,6 +89,11 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
             key = int(key)
         entries[key] = _merged(entries[key], child, (*path, key), mistakes) if key in entries else child
     return Node(entries, above.place)
+
+
+def _is_one(section: dict[str | int, Node]) -> bool:
+    """Says whether a section is one component, or nothing yet, and not several by name."""
+    return not section or "type" in section or "args" in section
 
 
 def _as_components(below: Node, above: Node, path: tuple[str | int, ...]) -> tuple[Node, Node]:

@@ -164,9 +164,10 @@ def _looks_like(cls: Any, value: Mapping[Any, Any]) -> bool:
     names = annotations_of(cls)
     if any(key in names for key in value) or not value:
         return True
-    if any(not isinstance(item, Mapping | str) for item in value.values()):
+    items = [item for item in value.values() if item is not None]  # one of several may be missing
+    if not items or any(not isinstance(item, Mapping | str) for item in items):
         return True
-    if all(isinstance(item, Mapping) and "type" in item for item in value.values()):
+    if all(isinstance(item, Mapping) and "type" in item for item in items):
         return False
     return any(nearest(str(key), names) for key in value)
 

@@ -41,8 +41,13 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
         _check_links(folder.parent)
         return folder.parent, _checked(load_checkpoint(path), path)
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if folder == path and (run := newest_run(path.parent, path.name)) is not None:
+        raise CheckpointError(
+            f"{shown_path(path)}: holds several runs; the newest with a checkpoint is {shown_path(run)}"
+        )
     if not folder.is_dir():
-        siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        beside = path.parent.glob("*") if path.parent.is_dir() else ()
+        siblings = [str(other) for other in beside if other.is_dir() or other.suffix in (".pt", ".pth")]
         close = get_close_matches(str(path), siblings, n=1)
         hint = f"; did you mean {close[0]}?" if close else "; give a run directory or a checkpoint file"
         raise CheckpointError(f"{path}: no such run{hint}")
