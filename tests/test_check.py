@@ -64,7 +64,7 @@ def test_it_tells_what_a_run_would_be(tmp_path: Path, monkeypatch: pytest.Monkey
         "a step",
     ):
         assert word in text, text
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor")] == []  # torch's own
 
 
 def test_it_warns_of_a_schedule_of_another_length() -> None:
