@@ -127,6 +127,7 @@ def test_samples_without_a_seed_of_their_own_are_noticed_with_workers(
     assert "model" in differences(tmp_path, keep_all, num_workers=2)
 
 
+@pytest.mark.full  # up to a minute, as torch then imports its compiler anew at each step
 def test_a_loader_that_shares_the_runs_generator_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = src.data.loader.Loader._make_torch_loader
 

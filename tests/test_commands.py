@@ -146,8 +146,8 @@ def test_a_schedule_that_does_not_fit_the_run_is_told(config: Path, tmp_path: Pa
     schedule = "lr_scheduler={type: CosineAnnealingLR, args: {T_max: 100}, warmup_steps: 5000}"
     result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", "trainer.epochs=1", schedule)
     assert result.returncode == 0, result.stderr
-    assert "warning: lr_scheduler: made for 100 moves, and this run makes 1" in result.stdout
-    assert "warning: lr_scheduler.warmup_steps is 5,000 and the run has" in result.stdout
+    assert "lr_scheduler.args.T_max: made for 100 moves, and this run makes 1" in result.stdout
+    assert "lr_scheduler.warmup_steps: is 5,000 and the run has" in result.stdout
 
 
 def test_a_run_that_fails_says_what_is_left_of_it(config: Path, tmp_path: Path) -> None:

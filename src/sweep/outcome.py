@@ -19,7 +19,7 @@ from src.logger.report.page import write_page
 from src.logger.run_dir import write_file
 from src.logger.run_index import read_run
 from src.sweep.ray_tune import Sweep, shown
-from src.sweep.record import Trial
+from src.sweep.record import CRASHED, Trial
 from src.sweep.space import num_trials, plain_name
 from src.utils.paths import shown_path
 
@@ -43,14 +43,14 @@ def tell_outcome(sweep: Sweep, config_file: Path) -> Iterator[str]:
     yield f"trials   {len(frame)} of {num_trials(sweep.tune)}: {counts}"
     yield f"table    {shown_path(folder / 'trials.csv')}"
     yield f"pictures {shown_path(folder / 'trials.html')}"
-    if frame[sweep.metric].notna().any():
+    if frame.loc[frame["outcome"] != CRASHED, sweep.metric].notna().any():
         yield from _tell_best(sweep, trials, frame, config_file)
     else:
-        yield f"no trial measured {sweep.metric}"
+        yield f"no trial that did not crash measured {sweep.metric}"
 
 
 def trials_table(sweep: Sweep, trials: list[Trial]) -> pd.DataFrame:
-    """Return one row per trial, the best first: how it ended, its best value of the metric and when, its values."""
+    """Return one row per trial, the best first and crashed ones last: how it ended, its best value and when."""
     rows = []
     for trial in trials:
         record, values = read_run(trial.path), trial.measured(sweep.metric)
@@ -62,7 +62,8 @@ def trials_table(sweep: Sweep, trials: list[Trial]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns)
     for column in ("at_epoch", "evaluations"):
         frame[column] = frame[column].astype("Int64")
-    return frame.sort_values(sweep.metric, ascending=sweep.mode == "min", kind="stable", ignore_index=True)
+    ranked = frame.sort_values(sweep.metric, ascending=sweep.mode == "min", kind="stable")
+    return ranked.sort_values("outcome", key=lambda outcomes: outcomes == CRASHED, kind="stable", ignore_index=True)
 
 
 def table_text(sweep: Sweep, frame: pd.DataFrame) -> str:
