@@ -138,12 +138,23 @@ def made_with(model: Component | Mapping[str, Component]) -> dict[str, Any]:
 def build_criterion(
     loss: Component | Mapping[str, LossTerm] | None, device: torch.device, available: Mapping[str, object]
 ) -> Criteria:
-    """Build the loss, or several weighted terms by name; `available` is what references find."""
+    """Build the loss, or several weighted terms by name; `available` is what references find.
+
+    Raises:
+        ConfigError: One of several terms has weights to train, which nothing would train or save.
+    """
     if loss is None:
         return None
     if isinstance(loss, Component):
         return _on(build("loss", loss, available=available), device)
-    return {name: (_on(build("loss", term, available=available), device), term.weight) for name, term in loss.items()}
+    terms = {name: (_on(build("loss", term, available=available), device), term.weight) for name, term in loss.items()}
+    for name, (term, _) in terms.items():
+        if isinstance(term, nn.Module) and any(each.requires_grad for each in term.parameters()):
+            raise ConfigError(
+                f"loss.{name}: {type(term).__name__} has weights of its own, which are trained only where it is the one "
+                "loss; make it that, or keep the weights in the model"
+            )
+    return terms
 
 
 def _on(criterion: Any, device: torch.device) -> Criterion:

@@ -251,6 +251,23 @@ def test_what_is_found_out_while_building_has_its_place_too(tmp_path: Path, caps
     assert told.startswith("error: x.yaml:8:14 parameters.freeze: 'layer.*' matches no parameter of the model; did you")
 
 
+def test_names_that_fit_no_model_or_optimizer_are_told_with_every_other_mistake(tmp_path: Path) -> None:
+    text = """name: two
+data: digits.Digits
+model: {first: lenet.LeNet, second: lenet.LeNet}
+optimizer:
+  frist: {type: SGD, args: {lr: 0.1}}
+  second: {type: SGD, args: {lr: -1}}
+lr_scheduler:
+  secnd: {type: StepLR, args: {step_size: 1}}
+"""
+    told = "\n".join(mistakes_of(tmp_path, text))
+    for words in (":5:3 optimizer.frist: there is no model `frist`; did you mean `first`?",
+                  ":8:3 lr_scheduler.secnd: there is no optimizer `secnd`; did you mean `second`?",
+                  ":6:30 optimizer.second.args.lr: must be > 0"):  # fmt: skip
+        assert words in told, told
+
+
 def test_ten_mistakes_make_ten_lines(tmp_path: Path) -> None:
     text = "name: a/b\nname: c\nsead: 1\ndata: {type: d.D, split: {vall: 0.1}}\nmodel: {typ: m}\n"
     text += "optimizer: {type: SGD, args: {lr: 0}}\ntrainer: {epochs: 0, keep: x, monitor: min val/loss}\n"

@@ -45,6 +45,14 @@ class Scored(Task):
         output.scalars["spread"] = output.outputs.std()
         return output
 
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        return self.scale * outputs.square().mean()
+
 class Players(Task):
     def update(self, model, batch, optimizers):
         raise AssertionError("never tried")
@@ -140,3 +148,9 @@ def test_what_is_wrong_is_told_before_a_run_begins(
     with pytest.raises(KeelError, match=message):
         begin(**lines)
     assert not list(tmp_path.glob("saved/*/*"))
+
+
+def test_a_term_with_weights_that_nothing_would_train_is_refused(begin: Callable[..., int], tmp_path: Path) -> None:
+    with pytest.raises(KeelError, match=r"loss\.own: Weighted has weights of its own"):
+        begin(loss="{ce: CrossEntropyLoss, own: told.Weighted}")
+    assert not (tmp_path / "saved").exists()

@@ -25,6 +25,7 @@ def check_sections(config: Config, mistakes: Mistakes) -> None:
     _check_name(config.name, mistakes)
     _check_parts(config, mistakes)
     _check_loaders(config, mistakes)
+    _check_names(config, mistakes)
     _check_rates(config, mistakes)
     if not mistakes.touch("data", "loss", "metrics"):
         _check_monitors(config, mistakes)
@@ -145,6 +146,18 @@ def _check_loaders(config: Config, mistakes: Mistakes) -> None:
             mistakes.add((*path, "sampler"), "`batch_sampler` decides the rows already; leave one out")
         elif loader.sampler is not None and loader.shuffle:
             mistakes.add((*path, "shuffle"), "`sampler` decides the order already; leave one out")
+
+
+def _check_names(config: Config, mistakes: Mistakes) -> None:
+    """Notes optimizers of models that there are not, and schedules of optimizers that there are not."""
+    if isinstance(config.model, Mapping) and isinstance(config.optimizer, Mapping):
+        for name in config.optimizer:
+            if name.partition(".")[0] not in config.model:
+                mistakes.add(("optimizer", name), f"there is no model `{name}`{did_you_mean(name, config.model)}")
+    if isinstance(config.lr_scheduler, Mapping) and isinstance(config.optimizer, Mapping):
+        for name in config.lr_scheduler.keys() - config.optimizer.keys():
+            what = f"there is no optimizer `{name}`{did_you_mean(name, config.optimizer)}"
+            mistakes.add(("lr_scheduler", name), what)
 
 
 def _check_rates(config: Config, mistakes: Mistakes) -> None:
