@@ -151,8 +151,8 @@ def build_criterion(
     for name, (term, _) in terms.items():
         if isinstance(term, nn.Module) and any(each.requires_grad for each in term.parameters()):
             raise ConfigError(
-                f"loss.{name}: {type(term).__name__} has weights of its own, which are trained only where it is the one "
-                "loss; make it that, or keep the weights in the model"
+                f"loss.{name}: {type(term).__name__} has weights of its own, which are trained only where it is the "
+                "one loss; make it that, or keep the weights in the model"
             )
     return terms
 
