@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Models are tiny here: a second thread only waits. Set before torch is imported, and handed on to every process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # `nohup make test`: the tests are about who hears it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("keel", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("keel")
