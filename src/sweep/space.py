@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from src.config.load import varied
-from src.config.mistakes import found, listed
+from src.config.mistakes import found, listed, nearest
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.config.tune import Distribution, TuneSettings
@@ -109,7 +109,18 @@ def _mistakes(config: Config, key: str, value: Any, place: str) -> Iterator[str]
         for line in str(error).splitlines():
             where, _, what = line.partition(": ")
             about = where.rpartition(" ")[2]
+            near = nearest(key, _keys(config.as_dict())) if what.startswith("unknown") else None
+            if near and "did you mean" not in what:
+                what = f"{what.partition(';')[0]}; did you mean `{near}`?"
             yield f"{place} {key}: {what if about == key else f'{about}: {what}'}"
+
+
+def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Yield every key of a config, and those below it with dots between."""
+    for name, value in values.items():
+        yield f"{path}{name}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{path}{name}.")
 
 
 def plain_name(key: str, space: Mapping[str, Any]) -> str:
