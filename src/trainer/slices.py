@@ -14,11 +14,10 @@ from torch import Tensor
 
 from src.data.part import Part
 from src.data.split import column_of
+from src.logger.report.classes import FEW
 from src.logger.report.html import Html, element, section, table
 from src.model.metric import MetricSet
 
-FEW = 30
-"""With fewer rows a share is known to no better than about 18 percentage points."""
 NUM_QUANTILES, MAX_VALUES = 5, 20
 
 
