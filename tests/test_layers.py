@@ -6,6 +6,9 @@ Everything is read off the syntax trees, function bodies included. Nothing of th
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -338,3 +341,29 @@ def test_the_other_checks_see_what_they_are_there_for(written: Callable[[str], P
     ]
     assert too_long(written("def f():\n" + "    pass\n" * 60)) == ["example.py:1: f has 61 lines, at most 60"]
     assert too_long(written("x = 1\n" * 301)) == ["example.py: 301 lines, at most 300; make two files of it"]
+
+
+def test_what_is_imported_and_may_not_be_installed_is_known_to_the_type_checker() -> None:
+    """Else the linters pass where an extra happens to be installed, and fail in a fresh environment."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        declared = tomllib.load(file)
+    overrides = declared["tool"]["mypy"]["overrides"]
+    lenient = {module.split(".")[0] for each in overrides for module in each["module"]}
+    extras = declared["project"]["optional-dependencies"]
+    installed = [*declared["project"]["dependencies"], *extras["dev"], *extras["docs"], *extras["plots"]]
+    known = {re.split(r"[^\w.-]", each)[0].replace("-", "_") for each in installed}
+    known |= {"sklearn", "yaml", "src", "data_loader", "model", *lenient, *sys.stdlib_module_names}
+    imported = {
+        name.split(".")[0]: f"{shown(path)}:{node.lineno}"
+        for path in PRODUCT
+        for node in ast.walk(tree(path))
+        for name in imported_names(node)
+    }
+    unknown = {name: place for name, place in imported.items() if name not in known and name not in MODULES}
+    assert not unknown, "add it to mypy's overrides in pyproject.toml, or to the dependencies"
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []

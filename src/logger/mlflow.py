@@ -29,7 +29,7 @@ class MLflow(Sink):
 
     def __init__(self, run_path: Path, tracking_uri: str | None = None, steps: bool = False) -> None:
         try:
-            from mlflow import MlflowClient, entities  # type: ignore[import-not-found,unused-ignore]
+            from mlflow import MlflowClient, entities
         except ImportError as error:
             raise ConfigError("logger.sinks: the package mlflow isn't installed; `pip install mlflow`") from error
         self._metric: Any = entities.Metric

@@ -33,7 +33,7 @@ class WandB(Sink):
 
     def __init__(self, run_path: Path, project: str = "keel", mode: Literal["offline", "online"] = "offline") -> None:
         try:
-            import wandb  # type: ignore[import-not-found,unused-ignore]
+            import wandb
         except ImportError as error:
             raise ConfigError("logger.sinks: the package wandb isn't installed; `pip install wandb`") from error
         self._wandb: Any = wandb

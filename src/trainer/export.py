@@ -29,7 +29,7 @@ of float32 sums, none for another function."""
 def export_safetensors(model: nn.Module, inputs: Inputs, path: Path) -> Run:
     """Write the weights alone; whoever reads them needs the code of the model."""
     with _needing("safetensors"):
-        from safetensors.torch import load_file, save_file  # type: ignore[import-not-found, unused-ignore]
+        from safetensors.torch import load_file, save_file
     save_file({name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}, path)
     return _with_weights(model, load_file(path))
 
@@ -59,9 +59,9 @@ def export_torch(model: nn.Module, inputs: Inputs, path: Path) -> Run:
 def export_onnx(model: nn.Module, inputs: Inputs, path: Path) -> Run:
     """Write a graph for ONNX runtimes, with torch or without, for any number of rows."""
     with _needing("onnx", "onnxscript", "onnxruntime"):
-        import onnx  # type: ignore[import-not-found, unused-ignore] # noqa: F401
-        import onnxruntime  # type: ignore[import-untyped, import-not-found, unused-ignore]
-        import onnxscript  # type: ignore[import-not-found, unused-ignore] # noqa: F401
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
     names = input_names(inputs)
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)

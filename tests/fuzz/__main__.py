@@ -40,7 +40,7 @@ def fuzz(target: str, runs: int, seed: int) -> None:
     if find_spec("atheris") is None:
         fuzz_at_random(target, runs, seed)
         return
-    import atheris  # type: ignore[import-not-found,unused-ignore]
+    import atheris
 
     with atheris.instrument_imports(include=["src", "yaml", "zipfile", "gzip"]):
         from tests.fuzz import targets
