@@ -50,17 +50,15 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.saved_run import SavedRun
-    from src.trainer.predictions import check_format, output_kind, prediction_tables, write_tables
+    from src.trainer.predictions import check_format, prediction_tables, write_tables
 
     out = Path(options.out)
     check_format(out)
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
-    kind = output_kind(run.task.criterion)
-    names = run.class_names if kind != "values" else None
 
     def tables() -> Iterator[Any]:
         for loader in input_loaders(run, options.input):
-            yield from prediction_tables(loader.part, predicted(run, loader), kind, names, run.decode)
+            yield from prediction_tables(loader.part, predicted(run, loader), run.meaning)
 
     count = write_tables(out, tables())
     if options.out != "-":

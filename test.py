@@ -75,13 +75,11 @@ def main(argv: Sequence[str]) -> int:
 def write_predictions(run: SavedRun, name: str, path: Path) -> None:
     """Write what the model says of each row of the part `name`."""
     from src.trainer.evaluate import predict
-    from src.trainer.predictions import output_kind, prediction_tables, write_tables
+    from src.trainer.predictions import prediction_tables, write_tables
 
     experiment, loader = run.experiment, run.loader(run.experiment.parts[name])
     outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
-    kind = output_kind(experiment.task.criterion)
-    names = run.class_names if kind != "values" else None
-    count = write_tables(path, prediction_tables(loader.part, outputs, kind, names))
+    count = write_tables(path, prediction_tables(loader.part, outputs, run.meaning))
     print(f"{count} predictions of {name} written to {path}")
 
 
@@ -93,7 +91,7 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     """
     from src.data.split import column_of
     from src.trainer.evaluate import evaluate
-    from src.trainer.predictions import output_kind, own_units
+    from src.trainer.predictions import own_units
     from src.trainer.rehearse import describe_length
     from src.trainer.report import OWN_UNITS, KeptMeters, write_report
     from src.trainer.report_pictures import HINT, has_matplotlib
@@ -102,7 +100,7 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     experiment, progress, part = run.experiment, run.state["progress"], run.experiment.parts[name]
     for column in slices:
         column_of(part.dataset, column, "--slice")  # a wrong one is told before the work
-    meters = KeptMeters(experiment.metrics, run.device, own_units(part.dataset, output_kind(experiment.task.criterion)))
+    meters = KeptMeters(experiment.metrics, run.device, own_units(part.dataset, run.meaning))
     loader = run.loader(part)
     values = evaluate(experiment.task, experiment.model, loader, meters, amp=run.amp, epoch=progress["epoch"])
     write_metrics(run.path / "test_metrics.json", name, values, progress)
@@ -113,7 +111,7 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     try:
         intervals = write_report(
             report, run.path, f"{run.config.name}: {name}", f"{where}, {at}, {length} samples", part, experiment.task,
-            meters, values, run.class_names, slices,
+            meters, values, run.meaning, slices,
         )  # fmt: skip
     finally:  # a report that fails hides no result
         print(f"{name} of {where}, {at}: {length} rows")

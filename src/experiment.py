@@ -30,6 +30,7 @@ from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
 from src.trainer.memory import TaskMemory
+from src.trainer.predictions import Meaning
 from src.trainer.profile import standard_traces
 from src.trainer.rehearse import size_lazy_layers
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
@@ -226,6 +227,7 @@ def build_trainer(
             "config": masked(config.as_dict()),
             "config_folder": folder_to_record(),
             "parts": fingerprint(experiment.parts),
+            "num_classes": Meaning.of(experiment.task.criterion, experiment.parts["train"].dataset).num_classes,
         },
         freezing=experiment.freezing,
         ranks=ranks,

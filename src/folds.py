@@ -28,10 +28,9 @@ from src.logger.run_dir import write_file
 from src.model.metric import MetricSet
 from src.saved_run import SavedRun
 from src.sweep.series import series_folder, train_series
-from src.trainer.criterion import Kind
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.predictions import Decode, output_kind, own_units, prediction_columns, row_names, write_tables
+from src.trainer.predictions import Decode, Meaning, own_units, row_names, write_tables
 from src.trainer.report import OWN_UNITS, KeptMeters, in_own_units
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, DataError
@@ -105,14 +104,12 @@ def pool(folder: Path, num_folds: int, trusted: Sequence[str] = ()) -> str:
         part = experiment.parts[split.fold_part]
         if changes := run.data_changes(part.name):
             raise CheckpointError(f"{shown_path(run.path)}: {'; '.join(changes)}; train all folds anew")
-        kind = output_kind(experiment.task.criterion)
-        decode = own_units(part.dataset, kind)
+        decode = own_units(part.dataset, run.meaning)
         pooled = pooled or Meters(copy.deepcopy(experiment.metrics), run.device)
         meters = FoldMeters(experiment.metrics, run.device, pooled, decode)
         values.append(evaluate(experiment.task, experiment.model, run.loader(part), meters, amp=run.amp))
-        names = run.class_names if kind != "values" else None
         rows = meters.rows()
-        tables.append(_predictions(part, rows and in_own_units(*rows, decode), fold, kind, names))
+        tables.append(_predictions(part, rows and in_own_units(*rows, decode), fold, replace(run.meaning, decode=None)))
     assert pooled is not None
     summary = summarise(values, pooled.compute())
     kept = [table for table in tables if table is not None]
@@ -158,20 +155,17 @@ def _plain(value: Any) -> Any:
     return value if math.isfinite(value) else None
 
 
-def _predictions(
-    part: Part, rows: tuple[Tensor, Tensor] | None, fold: int, kind: Kind, names: Sequence[str] | None
-) -> pd.DataFrame | None:
+def _predictions(part: Part, rows: tuple[Tensor, Tensor] | None, fold: int, meaning: Meaning) -> pd.DataFrame | None:
     """Return row, fold, target and prediction of a fold's rows; None where outputs are no table."""
     if rows is None:
         return None
     outputs, targets = rows
     try:
-        predicted = prediction_columns(outputs, kind, names)
-        if kind == "values":
-            actual = prediction_columns(targets, kind)
+        predicted, probabilities = meaning.columns(outputs), meaning.probabilities(outputs)
+        if probabilities is None:
+            actual = meaning.numbers(targets)
         else:
-            labels = targets.reshape(-1).long().numpy()
-            actual = {"prediction": np.asarray(names, dtype=object)[labels] if names is not None else labels}
+            actual = {"prediction": meaning.labels(targets.reshape(-1).long(), probabilities.shape[1])}
     except DataError as error:
         log.warning("predictions.csv is not written: %s", error)
         return None

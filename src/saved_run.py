@@ -28,6 +28,7 @@ from src.data.part import Part
 from src.data.unlabelled import input_arrays, standard_input
 from src.experiment import Experiment, build_criterion, build_experiment, build_model
 from src.trainer.evaluate import autocast
+from src.trainer.predictions import Meaning, told_by
 from src.trainer.resume import best_weights, load_weights, open_checkpoint
 from src.trainer.task import Task
 from src.utils.device import find_device
@@ -149,6 +150,12 @@ class SavedRun:
         if not isinstance(known, (list, tuple)):
             known = getattr(self.experiment.parts["train"].dataset, "class_names", None)
         return known
+
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the outputs mean; the data need not be at hand where the loss or the checkpoint tells."""
+        meaning = Meaning(told_by(self.task.criterion), self.state.get("num_classes"), decode=self.decode)
+        return replace(meaning, class_names=self.class_names) if meaning.is_of_classes else meaning
 
     @property
     def dataset(self) -> Component:

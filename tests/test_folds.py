@@ -25,7 +25,7 @@ from src.model.metric import MetricSet
 from src.saved_run import SavedRun
 from src.trainer.hooks import Hook
 from src.trainer.meters import Meters
-from src.trainer.predictions import own_units
+from src.trainer.predictions import Meaning, own_units
 from src.trainer.report import KeptMeters
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, ConfigError
@@ -199,8 +199,8 @@ def test_testing_and_folds_give_metrics_in_the_same_units(folder: Path, capsys: 
         def decode(self, values: torch.Tensor) -> object:
             return values.numpy() * 1000
 
-    decode = own_units(Thousands(), "values")
-    assert own_units(Thousands(), "classes") is None
+    decode = own_units(Thousands(), Meaning("values"))
+    assert own_units(Thousands(), Meaning("classes")) is None
     metrics = MetricSet({"mae": lambda outputs, targets: float((outputs - targets).abs().mean())})
     pool = Meters(copy.deepcopy(metrics), torch.device("cpu"))
     output = StepOutput(loss=torch.tensor(0.5), outputs=torch.zeros(4, 1), targets=torch.ones(4, 1), weight=4)

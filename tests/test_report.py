@@ -30,6 +30,7 @@ from src.logger.report.page import write_page
 from src.logger.report.samples import Sample
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet, accuracy
+from src.trainer.predictions import Meaning, told_by
 from src.trainer.report import KeptMeters, bootstrap, write_report
 from src.trainer.report_pictures import draw_classes, draw_values
 from src.trainer.slices import groups, slice_sections
@@ -130,7 +131,7 @@ def test_outputs_that_are_not_rows_still_make_a_report(tmp_path: Path) -> None:
     meters.update(StepOutput(torch.tensor(1.0), torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4), 2.0))
     part = Part("test", torch.utils.data.TensorDataset(torch.zeros(2, 1)))
     path = tmp_path / "report" / "index.html"
-    assert write_report(path, tmp_path, "t", "s", part, Task(), meters, {"loss": 1.0}, None) == {}
+    assert write_report(path, tmp_path, "t", "s", part, Task(), meters, {"loss": 1.0}, Meaning(None)) == {}
     assert "No intervals" in Page(path.read_text()).text
 
 
@@ -139,7 +140,7 @@ def test_rows_of_outputs_that_are_no_rows_of_the_part_are_not_told_as_samples(tm
     meters.update(StepOutput(torch.tensor(1.0), torch.randn(6, 2), torch.zeros(6, dtype=torch.long), 6.0))
     part = Part("test", torch.utils.data.TensorDataset(torch.zeros(1, 6, 2)))
     path, task = tmp_path / "report" / "index.html", Task(nn.CrossEntropyLoss())
-    assert write_report(path, tmp_path, "t", "s", part, task, meters, {"loss": 1.0}, None) == {}
+    assert write_report(path, tmp_path, "t", "s", part, task, meters, {"loss": 1.0}, Meaning("classes")) == {}
 
 
 @pytest.mark.parametrize("criterion", [None, lambda outputs, batch: outputs.mean()], ids=["own loss", "batch"])
@@ -161,7 +162,8 @@ def reported(tmp_path: Path, criterion: nn.Module, outputs: torch.Tensor, target
     vars(dataset).update(given.pop("dataset", {}))
     path = tmp_path / "report" / "index.html"
     part, task, values = Part("test", dataset), Task(criterion), meters.compute()
-    write_report(path, tmp_path, "t", "s", part, task, meters, values, given.get("class_names"))
+    meaning = Meaning(told_by(criterion), class_names=given.get("class_names"))
+    write_report(path, tmp_path, "t", "s", part, task, meters, values, meaning)
     return Page(path.read_text()).text
 
 

@@ -5,7 +5,7 @@
                              collating samples. Nothing random. Used unless a transform or a `collate_fn` needs samples.
 `__getitems__(rows)`         A list of samples for a list of row numbers, as in torch.
 `targets`                    Class or value of each row, [rows]: for `split.stratify` and for class weights.
-`num_classes`                Checked against the model.
+`num_classes`                Checked against the model; says that outputs are classes, whatever the loss.
 `class_names`                Written next to predictions.
 `is_image`                   Inputs are images [C, H, W]; a few are shown in TensorBoard.
 `fit(rows)`                  Learn preprocessing from the training rows, int64 [rows]; called once, before training.

@@ -61,3 +61,24 @@ class TrainingData:
             missing = int((counts == 0).nonzero()[0])
             raise DataError(f"${{data.class_weights}}: class {missing} has no row in train; stratify the split")
         return (int(counts.sum()) / (len(counts) * counts)).float()
+
+
+def count_classes(dataset: Any) -> int | None:
+    """Return how many classes the targets of a dataset are of, one for each row; None where they are no classes.
+
+    The dataset says so by `num_classes` or `class_names`; if it does not, whole numbers from 0 on are classes.
+    """
+    said = getattr(dataset, "num_classes", None) or len(getattr(dataset, "class_names", None) or ())
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        return said or None
+    try:
+        targets = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None  # boxes, texts
+    if not targets.dim() or not len(targets) or targets.numel() != len(targets):
+        return None  # several labels for each row, or several numbers
+    if said:
+        return said if bool((targets == targets.long()).all()) else None
+    is_whole = not (targets.is_floating_point() or targets.dtype == torch.bool) and int(targets.min()) >= 0
+    return int(targets.max()) + 1 if is_whole else None

@@ -21,6 +21,7 @@ Kind = Literal["classes", "binary", "values"]
 ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 """Losses that would broadcast outputs of another shape than the targets to a wrong number."""
 OF_LABELS = (nn.CrossEntropyLoss, nn.NLLLoss)
+OF_VALUES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.GaussianNLLLoss, nn.BCELoss)
 
 
 class Term:
@@ -38,7 +39,10 @@ class Term:
         self.is_elementwise = isinstance(criterion, ELEMENTWISE)
         self.is_of_labels = isinstance(criterion, OF_LABELS) or self.name in ("cross_entropy", "nll_loss")
         is_binary = isinstance(criterion, nn.BCEWithLogitsLoss) or self.name == "binary_cross_entropy_with_logits"
-        self.kind: Kind = "classes" if self.is_of_labels else "binary" if is_binary else "values"
+        self.kind: Kind | None = "classes" if self.is_of_labels else "binary" if is_binary else None
+        """What its outputs mean; None where only the data can tell."""
+        if isinstance(criterion, OF_VALUES) or self.name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
+            self.kind = "values"
 
     def option(self, name: str, default: Any) -> Any:
         """Return what the loss was made with."""

@@ -25,7 +25,7 @@ from src.logger.report.samples import Sample, Show
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet
 from src.trainer.meters import Meters
-from src.trainer.predictions import Decode, class_probabilities, output_kind, row_names
+from src.trainer.predictions import Decode, Meaning, named, row_names
 from src.trainer.report_pictures import draw_classes, draw_values, has_matplotlib
 from src.trainer.slices import slice_sections
 from src.trainer.task import StepOutput, Task
@@ -133,7 +133,7 @@ def bootstrap(
 
 def write_report(
     path: Path, run: Path, title: str, subtitle: str, part: Part, task: Task, meters: KeptMeters,
-    values: Mapping[str, float], class_names: Sequence[str] | None, slices: Sequence[str] = (),
+    values: Mapping[str, float], meaning: Meaning, slices: Sequence[str] = (),
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """Write the report on `part`, one HTML file and its figures beside it, and return the intervals of its numbers.
 
@@ -146,7 +146,7 @@ def write_report(
         task: How it was tested.
         meters: What `evaluate` filled.
         values: What `evaluate` returned.
-        class_names: Names of the classes, if they have any.
+        meaning: Of the outputs.
         slices: Columns of the data by whose values the results are shown too.
 
     Raises:
@@ -168,18 +168,15 @@ def write_report(
         figures = path.parent / part.name
         figures.mkdir(parents=True, exist_ok=True)
         sections += slice_sections(part, slices, meters.metrics, *in_own_units(*kept, meters.decode))
-        sections += _detailed(part, task, *kept, class_names, figures)
+        sections += _detailed(part, meaning, *kept, figures)
     elif slices:
         sections.append(warning("No slices: outputs are not one row per sample."))
     write_page(path, title, subtitle, [*sections, *curves(run / "metrics.csv"), *about(run)])
     return intervals
 
 
-def _detailed(
-    part: Part, task: Task, outputs: Tensor, targets: Tensor, class_names: Sequence[str] | None, folder: Path
-) -> Iterator[Html]:
-    kind = output_kind(task.criterion)
-    probabilities = class_probabilities(outputs, kind)
+def _detailed(part: Part, meaning: Meaning, outputs: Tensor, targets: Tensor, folder: Path) -> Iterator[Html]:
+    probabilities = meaning.probabilities(outputs)
     show = _shower(part)
     if probabilities is not None:
         labels = targets.reshape(len(targets), -1)
@@ -187,16 +184,14 @@ def _detailed(
         if labels.shape[1] != 1:
             return  # soft labels
         known = (labels[:, 0] >= 0) & (labels[:, 0] < num_classes)  # others are ignored by the loss
-        names = list(class_names or [])
-        if len(names) != num_classes:
-            names = [str(k) for k in range(num_classes)]
+        names = named(meaning.class_names, num_classes)
         positions = known.nonzero()[:, 0].tolist()
         if positions:
             chosen = probabilities[known].double().numpy(), labels[known, 0].long().numpy()
             yield from class_sections(*chosen, names, lambda position: show(positions[position]))
             if has_matplotlib():
                 draw_classes(folder, *chosen, names)
-    elif outputs.numel() == targets.numel() and kind == "values":
+    elif outputs.numel() == targets.numel() and meaning.kind(outputs) == "values":
         decode = getattr(part.dataset, "decode", None)
         pair = [values.float().reshape(len(values), -1) for values in (outputs, targets)]
         predicted, true = (np.asarray(decode(each) if decode else each, dtype=float) for each in pair)

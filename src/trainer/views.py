@@ -20,7 +20,7 @@ from src.logger.pictures import confusion, labelled
 from src.logger.settings import LoggerSettings
 from src.trainer.evaluate import evaluating
 from src.trainer.hooks import Console, Hook
-from src.trainer.predictions import class_probabilities, output_kind
+from src.trainer.predictions import Meaning, named
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.seed import forked_rng
@@ -49,22 +49,27 @@ class PredictedImages(Hook):
 
     def __init__(self, num_images: int) -> None:
         self.num_images = num_images
+        self._meanings: dict[str, Meaning] = {}
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        for name, loader in trainer.val_loaders.items():
+            self._meanings[name] = Meaning.of(trainer.task.criterion, loader.part.dataset)
 
     def on_evaluation_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         if not trainer.is_best:
             return
         for name, loader in trainer.val_loaders.items():
             args, kwargs, targets = trainer.task.open(loader.peek(self.num_images))
-            images, kind = shown_images(args, loader), output_kind(trainer.task.criterion)
-            if images is None or kind == "values" or not isinstance(targets, Tensor):
+            images, meaning = shown_images(args, loader), self._meanings[name]
+            if images is None or not meaning.is_of_classes or not isinstance(targets, Tensor):
                 return
             with watching(trainer) as model:
                 outputs = model(*to_device(args, trainer.device), **to_device(kwargs, trainer.device))
-            probabilities = class_probabilities(outputs, kind) if isinstance(outputs, Tensor) else None
+            probabilities = meaning.probabilities(outputs) if isinstance(outputs, Tensor) else None
             if probabilities is None or targets.numel() != len(images):
                 return
             predicted, true = probabilities.argmax(1).tolist(), targets.reshape(-1).long().tolist()
-            names = class_names(loader, probabilities.shape[1])
+            names = named(meaning.class_names, probabilities.shape[1])
             labels = [
                 names[p] if p == t else f"{names[p]}, is {names[t]}" for p, t in zip(predicted, true, strict=True)
             ]
@@ -78,7 +83,8 @@ class Figures(Hook):
 
     def on_evaluation_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         for name, (kind, counts) in trainer.figures.items():
-            names = class_names(trainer.val_loaders[name.partition("/")[0]], len(counts))
+            dataset = trainer.val_loaders[name.partition("/")[0]].part.dataset
+            names = named(getattr(dataset, "class_names", None), len(counts))
             if kind == "confusion_matrix":
                 trainer.logger.images(name, confusion(counts.numpy(), names)[None], step=trainer.progress.step)
             else:
@@ -187,12 +193,6 @@ def shown_images(args: Sequence[Any], loader: Loader) -> np.ndarray[Any, Any] | 
             images = images * std + mean
     pixels: np.ndarray[Any, Any] = images.numpy()
     return pixels
-
-
-def class_names(loader: Loader, num_classes: int) -> list[str]:
-    """Return the names that the dataset gives its classes, else their numbers."""
-    names = list(getattr(loader.part.dataset, "class_names", None) or [])
-    return [str(name) for name in names] if len(names) == num_classes else [str(k) for k in range(num_classes)]
 
 
 def standard_hooks(settings: LoggerSettings) -> list[Hook]:
