@@ -44,7 +44,7 @@ PARTS: dict[str, Callable[[Path], Part]] = {
 
 
 def make_loader(part: Part, keep_on: torch.device | None = CPU, **settings: Any) -> Loader:
-    return Loader(part, LoaderSettings(**{"batch_size": 7, **settings}), shuffle=True, seed=3, keep_on=keep_on)
+    return Loader(part, LoaderSettings(**{"batch_size": 7, **settings}), shuffle=True, seed=3, device=keep_on)
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -127,7 +127,7 @@ def test_what_cannot_be_kept_stays_on_the_host_and_the_log_says_why(
 
     def loader(**changes: Any) -> Loader:
         every = LoaderSettings(batch_size=3, **settings, **changes)
-        return Loader(made, every, shuffle=False, seed=0, keep_on=CPU)
+        return Loader(made, every, shuffle=False, seed=0, device=CPU)
 
     assert loader()._resident is None
     assert caplog.messages == [f"train is read on the host: {reason}"]

@@ -34,7 +34,7 @@ def training_loader(config: Config, part: Part, device: torch.device, share: Sha
         sampler=_build_sampler("sampler", settings.sampler),
         batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
         share=share,
-        keep_on=device if device.type == "cuda" else None,
+        device=device if device.type == "cuda" else None,
         **_functions(settings),
     )
 
@@ -50,13 +50,13 @@ def evaluation_loader(config: Config, part: Part, device: torch.device, share: S
         seed=config.seed,
         pin_memory=_pins(settings, device),
         share=share,
-        keep_on=device if device.type == "cuda" else None,
+        device=device if device.type == "cuda" else None,
         **_functions(settings),
     )
 
 
 def _pins(settings: LoaderSettings, device: torch.device) -> bool:
-    return device.type == "cuda" if settings.pin_memory is None else settings.pin_memory and device.type != "cpu"
+    return device.type == "cuda" and settings.pin_memory is not False
 
 
 def _functions(settings: LoaderSettings) -> dict[str, Any]:

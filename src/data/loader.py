@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from src.data.ahead import pinned, sent_ahead
 from src.data.choose_workers import WorkerChoice
 from src.data.order import Keys, MakeSampler, RowOrder, check_not_empty, check_order, num_batches
 from src.data.part import LOADER_STREAM, Collate, Part
@@ -33,12 +33,8 @@ from src.data.worker import (
 from src.utils.errors import ConfigError, KeelError, WorkerError
 from src.utils.seed import mix_seed
 
-SLICED_BYTES = 1 << 18
-"""Read at once at most: what fits into a processor's cache."""
 MAX_RESTARTS = 2
 """How often lost workers are started again in an epoch."""
-ALIGNMENT = 64
-"""Bytes: torch's own tensors begin at multiples of it."""
 log = logging.getLogger("keel")
 
 
@@ -53,13 +49,14 @@ class Loader:
         settings: The section `loader` of a config. Of its components, those below are the built forms.
         shuffle: Draw a new order each epoch. Iterable data keep their own.
         seed: The run's seed.
-        pin_memory: Return batches in page-locked memory.
+        pin_memory: Make batches in page-locked memory.
         sampler: Makes, from (part, generator), an iterable of positions within the part.
         batch_sampler: Makes, from (part, generator), an iterable of lists of positions.
         collate_fn: Makes a batch of a list of samples; drawing random numbers is allowed.
         worker_init_fn: Called with the worker's number when it starts.
         share: Which rows of every batch are read here. Unless it is all of them, `batches` yields a `SharedBatch`.
-        keep_on: Device with a memory of its own, on which the data may live and batches are made then.
+        device: With a memory of its own, to which batches are sent ahead; the data may live there. Default: batches
+            stay on the host.
 
     Raises:
         ConfigError: Options exclude each other.
@@ -79,7 +76,7 @@ class Loader:
         collate_fn: Collate | None = None,
         worker_init_fn: Callable[[int], Any] | None = None,
         share: Share = WHOLE,
-        keep_on: torch.device | None = None,
+        device: torch.device | None = None,
     ) -> None:
         check_order(part, settings, sampler is not None, batch_sampler is not None)
         if not (share.is_whole or settings.in_order):
@@ -89,7 +86,7 @@ class Loader:
         self.seed = seed
         self.pin_memory = pin_memory
         self.share = share
-        self._keep_on = keep_on if share.is_whole else None
+        self._device = device
         self.batch_size = settings.batch_size * share.count
         """Rows in a batch, of all processes together."""
         self._seen = (0, 0, 0)
@@ -124,20 +121,25 @@ class Loader:
             DataError: A row cannot be read; the message names it.
             WorkerError: A worker died or did not answer in time, more often than is forgiven.
         """
-        if self._choice.is_open and self._resident is None:
-            for batch in self._choice.measured(self._batches(epoch, start)):
-                start += 1
-                yield batch
-            if self._choice.is_open:
-                return
+        if self._resident is not None:
+            return self._batches(epoch, start)
+        batches = (self._measured if self._choice.is_open else self._batches)(epoch, start)
+        batches = map(pinned, batches) if self.pin_memory else batches
+        return batches if self._device is None else sent_ahead(batches, self._device)
+
+    def _measured(self, epoch: int, start: int) -> Iterator[Any]:
+        for batch in self._choice.measured(self._batches(epoch, start)):
+            start += 1
+            yield batch
+        if not self._choice.is_open:
             self.num_workers, self._torch_loader = self._choice.num_workers, None
-        yield from self._batches(epoch, start)
+            yield from self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Any]:
         seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
         if self._resident is not None and self._order is not None and not seen:
             yield from (self._resident.read(epoch, rows) for rows in self._order.batches(epoch, start))
-        elif self.num_workers or self.pin_memory:
+        elif self.num_workers:
             yield from self._through_torch_patiently(epoch, start, seen)
         elif self._stream is not None:
             yield from self._stream.batches(epoch, start)
@@ -177,25 +179,17 @@ class Loader:
     @cached_property
     def _resident(self) -> ResidentPart | None:
         """The part on the device. Made when the first batch is read: until then the dataset may learn from its rows."""
-        if self._keep_on is None:
+        if self._device is None or not self.share.is_whole:
             return None
         wanted, is_collated = self.settings.keep_on_device, self._collate is not None
-        return choose_resident(self.part, self._keep_on, wanted, self.num_workers, is_collated)
+        return choose_resident(self.part, self._device, wanted, self.num_workers, is_collated)
 
     @cached_property
     def _batches_at_once(self) -> int:
-        """Return how many small batches are read together and then sliced; 1 where each must be read by itself.
-
-        Slices must begin where fresh tensors do, or the processor adds in another order and the last bits differ.
-        """
-        if not self.part.is_sliceable or self._collate is not None or not self._order_is_ours:
+        """Return how many small batches are read together and then sliced; 1 where each must be read by itself."""
+        if self._collate is not None or not self._order_is_ours:
             return 1
-        row = self.part.read(0, [0])
-        if type(row) not in (tuple, list) or not all(isinstance(value, Tensor) for value in row):
-            return 1
-        sizes = [value.nbytes * self.settings.batch_size for value in row]
-        is_aligned = all(size % ALIGNMENT == 0 for size in sizes)
-        return max(1, min(len(self), SLICED_BYTES // max(1, sum(sizes)))) if is_aligned else 1
+        return min(len(self), self.part.batches_at_once(self.settings.batch_size))
 
     def rows(self, epoch: int, first: int, count: int) -> list[list[int]] | None:
         """Return which rows of the dataset are read here for `count` batches from number `first` on.

@@ -22,6 +22,10 @@ Collate = Callable[[list[Any]], Any]
 
 ROW_STREAM, BATCH_STREAM, ORDER_STREAM, LOADER_STREAM = range(4)
 """First number of every seed drawn in this room, so that rows, batches and orders never share a stream."""
+SLICED_BYTES = 1 << 18
+"""Read at once at most, to be sliced into batches: what fits into a processor's cache."""
+ALIGNMENT = 64
+"""Bytes: torch's own tensors begin at multiples of it."""
 SHARED_MEMORY_IS_FULL = "shared memory is full: see `df /dev/shm`; use fewer loader.num_workers, or docker's --shm-size"
 
 
@@ -52,7 +56,7 @@ class Part:
         self.is_iterable = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
         batchwise = all(getattr(transform, "takes_batch", False) for transform in self.transforms)
         self._read_batch = _batch_reader(dataset) if batchwise else None
-        self.is_sliceable = self._read_batch is not None and type(dataset) is TensorDataset
+        self._is_sliceable = self._read_batch is not None and type(dataset) is TensorDataset
         """Whether reading many batches at once and slicing gives what reading each gives."""
         self._draws = not batchwise  # whether reading a row draws random numbers; found out while it does not
 
@@ -64,6 +68,18 @@ class Part:
     def reads_batches(self) -> bool:
         """Whether rows are read and transformed many at once."""
         return self._read_batch is not None
+
+    def batches_at_once(self, batch_size: int) -> int:
+        """Return how many batches of so many rows are best read together and then sliced; 1 where they cannot be.
+
+        Slices must begin where fresh tensors do, or the processor adds in another order and the last bits differ.
+        """
+        row = self.read(0, [0]) if self._is_sliceable else None
+        if type(row) not in (tuple, list) or not all(isinstance(value, Tensor) for value in row):
+            return 1
+        sizes = [value.nbytes * batch_size for value in row]
+        is_aligned = all(size % ALIGNMENT == 0 for size in sizes)
+        return max(1, SLICED_BYTES // max(1, sum(sizes))) if is_aligned else 1
 
     def row_ids(self) -> Tensor:
         """Return the row numbers within the dataset, int64 [rows]."""
