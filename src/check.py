@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from src.check_steps import shown_size, try_steps
 from src.config.changes import check_changes
 from src.config.checks import components
 from src.config.mistakes import with_place
@@ -28,23 +24,18 @@ from src.logger.logger import Logger, check_sinks
 from src.logger.run_dir import check_writable
 from src.streams import unowned_streams
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
-from src.trainer.evaluate import evaluating
 from src.trainer.init_from import init_weights
 from src.trainer.misfits import misfits
-from src.trainer.nonfinite import tensors_in
 from src.trainer.rehearse import count_parameters, describe_length
 from src.trainer.schedule import count_epochs, count_steps, learning_rates, rates_over
-from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
 from src.training import try_out
-from src.utils.device import find_device, to_device
+from src.utils.device import find_device
 from src.utils.paths import project_path
 from src.utils.ranks import ALONE, Ranks
 from src.utils.seed import seed_everything
 
-NUM_STEPS = 3
 PLOT_WIDTH = 60
-_UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -95,7 +86,8 @@ def check(
         mistrusted = [with_place(each, config.places) for each in misfits(trainer)]
         mistrusted += [str(each) for each in find_overlaps(experiment.parts, AT_CHECK, fast_only=False)]
         yield from _describe_schedules(config, experiment, mistrusted)
-        yield from _try_steps(trainer, experiment, config, mistrusted)
+        yield from try_steps(trainer, experiment, config, mistrusted)
+        yield from _describe_log(trainer, config)
         yield from _try_checkpoint(trainer, config, Path(folder), mistrusted)
         mistrusted += unowned_streams(config, device, Path(folder))
     ranks.leave(0)
@@ -183,40 +175,6 @@ def _plot(values: list[float]) -> str:
     return "".join(_LEVELS[round(max(0.0, value) / top * (len(_LEVELS) - 1))] for value in chosen)
 
 
-def _try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrusted: list[str]) -> Iterator[str]:
-    """Trains a few steps on the first batch, and evaluates on it before and after."""
-    group = tuple(islice(trainer.train_loader.batches(), config.trainer.accumulate_steps))
-    own = trainer.parallel.own(group)
-    trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
-    before = None if trains_alone else _evaluate_once(trainer, own[0])
-    times = []
-    trainer.freezing.begin(0)
-    trainer.task.begin("train", 0)
-    trainer.model.train()
-    for _ in range(NUM_STEPS):
-        started_s = time.perf_counter()
-        trainer.step.make(group)
-        times.append(time.perf_counter() - started_s)
-    trainer.progress.step += NUM_STEPS
-    if before is not None:
-        yield from _describe_change(before, _evaluate_once(trainer, own[0]), own[0], mistrusted)
-    for name, loader in experiment.val_loaders.items():
-        (batch,) = trainer.parallel.own([next(iter(loader.batches()))])
-        output = _evaluate_once(trainer, batch)
-        yield f"{name:<10} loss {float(output.loss):.5g} on its first batch"
-    steps_per_epoch, _ = count_steps(experiment.loaders["train"], config.trainer)
-    epoch = f", about {min(times) * steps_per_epoch:.3g} s an epoch" if math.isfinite(steps_per_epoch) else ""
-    yield f"time       {min(times) * 1000:.3g} ms a step{epoch}, without reading data and evaluating"
-    yield f"memory     {_memory(trainer)}" + ("" if trainer.ranks.is_alone else ", on each rank")
-    if not trainer.ranks.is_alone:
-        from src.utils.pretended import describe_traffic
-
-        compresses = trainer.settings.parallel_settings.compress is not None
-        yield f"traffic    {describe_traffic(trainer.ranks, NUM_STEPS, compresses)}"
-    yield from _describe_log(trainer, config)
-    mistrusted += _dead_parameters(trainer)
-
-
 def _describe_log(trainer: Trainer, config: Config) -> Iterator[str]:
     """Says which numbers there would be, how often, and where."""
     settings = config.trainer
@@ -234,59 +192,6 @@ def _describe_log(trainer: Trainer, config: Config) -> Iterator[str]:
     yield f"           into {', '.join(places)}"
 
 
-def _describe_change(before: StepOutput, after: StepOutput, batch: Any, mistrusted: list[str]) -> Iterator[str]:
-    shapes = [" ".join(map(_shape, tensors_in(each))) for each in (batch, before.outputs)]
-    yield f"shapes     batch {shapes[0]} -> outputs {shapes[1]}"
-    loss = (float(before.loss), float(after.loss))
-    yield f"loss       {loss[0]:.5g} on the first batch, {loss[1]:.5g} after {NUM_STEPS} steps on it"
-    if loss[0] == loss[1]:
-        mistrusted.append(f"the loss does not change: {loss[0]:.5g} before and after {NUM_STEPS} steps")
-
-
-def _evaluate_once(trainer: Trainer, batch: Any) -> StepOutput:
-    with evaluating(trainer.model), undisturbed(trainer.task), torch.no_grad(), trainer.step.amp():
-        return trainer.task.step(trainer.model, to_device(batch, trainer.device))
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _dead_parameters(trainer: Trainer) -> Iterator[str]:
-    """Yields which parameters got no gradient in the last step, or one of nothing but zeros."""
-    trains = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
-    held = {
-        id(each) for optimizer in trainer.optimizers.values() for g in optimizer.param_groups for each in g["params"]
-    }
-    groups = {
-        "in no optimizer": [name for name, each in trains.items() if id(each) not in held],
-        "never used: no gradient reaches them": [name for name, each in trains.items() if each.grad is None],
-        "dead: their gradient is zero": [
-            name for name, each in trains.items() if each.grad is not None and not each.grad.any()
-        ],
-    }
-    for what, names in groups.items():
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            yield f"parameters {what}: {', '.join(names[:5])}{more}"
-
-
-def _memory(trainer: Trainer) -> str:
-    parameters = list(trainer.model.parameters())
-    states = [state for optimizer in trainer.optimizers.values() for state in optimizer.state.values()]
-    sizes = {
-        "weights": sum(each.nbytes for each in parameters),
-        "gradients": sum(each.grad.nbytes for each in parameters if each.grad is not None),
-        "optimizer": sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor)),
-    }
-    return ", ".join(f"{name} {_size(size)}" for name, size in sizes.items())
-
-
-def _size(num_bytes: int) -> str:
-    unit, count = next(((unit, count) for unit, count in _UNITS if num_bytes >= count), ("B", 1))
-    return f"{num_bytes / count:.4g} {unit}"
-
-
 def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: list[str]) -> Iterator[str]:
     path = CheckpointStore(folder).save(trainer.state_dict(), trainer.progress.step, is_best=False)
     trainer.load_state_dict(load_checkpoint(path), "the checkpoint just written")
@@ -295,6 +200,6 @@ def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: 
     existing = next(folder for folder in (target, *target.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     kept = config.trainer.keep + 1
-    yield f"checkpoint {_size(size)}, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
+    yield f"checkpoint {shown_size(size)}, read back; up to {kept} are kept; {free / 2**30:.3g} GiB are free"
     if free < kept * size:
-        mistrusted.append(f"{kept} checkpoints need {_size(kept * size)}, and {free / 2**30:.3g} GiB are free")
+        mistrusted.append(f"{kept} checkpoints need {shown_size(kept * size)}, and {free / 2**30:.3g} GiB are free")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from src.config.command_line import parse_training
 from src.trainer.checkpoint import load_checkpoint
 from src.trainer.nonfinite import tensors_in
 from src.utils.errors import ConfigError
@@ -285,11 +287,38 @@ def test_a_pretended_group_tells_memory_and_traffic_of_each_rank(make: Callable[
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "ranks      as rank 0 of 64: 8 rows each, a global batch of 512 rows" in ended.stdout
     num_bytes = 4 * (6 * 16 + 16 + 16 * 3 + 3)
-    sent = f"{num_bytes / 2**20:,.3g} MiB of gradients a step as 1 message(s), in a ring"
+    sent = f"{num_bytes / 2**20:,.3g} MiB of gradients a step as 1 message(s); in a ring"
     assert f"traffic    {sent} {2 * 63 / 64 * num_bytes / 2**20:,.3g} MiB out and in for each of 64" in ended.stdout
     assert "on each rank" in ended.stdout
-    refused = train(config, "-d", "cpu", "--world-size", "64")
-    assert refused.returncode == 2 and "--world-size needs --check" in refused.stderr
+
+
+def test_a_pretended_group_divides_what_fsdp_divides(make: Callable[..., Path]) -> None:
+    config = make("pretended", **EXACT)
+    ended = train(
+        config, "-d", "cpu", "--check", "--world-size", "4", "trainer.parallel=fsdp", "trainer.accumulate_steps=1"
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    first, last = 4 * (6 + 1) * 16, 4 * (16 + 1) * 4  # bytes; the last layer's 3 outputs are filled up to 4
+    assert f"memory     weights {(first + last) // 4} B, gradients {(first + last) // 4} B" in ended.stdout
+    assert (
+        f"of at most {first / 2**20:.3g} MiB, {(first + last) / 2**20:,.3g} MiB of gradients added up" in ended.stdout
+    )
+    assert "model      MLP, " in ended.stdout and "loss       not told" in ended.stdout
+    assert "warning" not in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--world-size", "64"], "--world-size needs --check"),
+        (["--check", "--world-size=0"], "argument --world-size: a number of 1 or more is needed, found '0'"),
+        (["--check", "--world-size=-2"], "argument --world-size: a number of 1 or more is needed, found '-2'"),
+        (["--check", "--world-size=two"], "argument --world-size: a number of 1 or more is needed, found 'two'"),
+    ],
+)
+def test_a_pretended_group_needs_a_size(options: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        parse_training(["-c", "configs/digits.yaml", *options], None)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from src.saved_run import load_model
 from src.trainer.checkpoint import CheckpointStore
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
+from src.trainer.nonfinite import tensors_in
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.recompute import recompute
 from src.trainer.settings import FreezeSettings, TrainerSettings
@@ -110,6 +111,7 @@ def test_a_checkpoint_of_shards_looks_like_that_of_one_process(
     for name in ("model", "optimizer", "ema"):
         assert layout(one[name]) == layout(two[name])
         assert list(one[name]) == list(two[name])
+        assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors_in(two[name]))
 
 
 @pytest.mark.full

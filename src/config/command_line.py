@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -85,8 +85,8 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("-c", "--config", metavar="FILE", help="the experiment, e.g. configs/digits.yaml")
     parser.add_argument("-r", "--resume", metavar="RUN", help="go on with a run directory, a checkpoint, or `auto`")
     parser.add_argument("--lr", "--learning-rate", dest="lr", metavar="X", help="learning rate (optimizer.args.lr)")
-    parser.add_argument("--folds", type=_two_or_more, default=0, metavar="K", help="hold out each of K folds once")
-    parser.add_argument("--seeds", type=_two_or_more, default=0, metavar="N", help="the same run with N seeds")
+    parser.add_argument("--folds", type=_at_least(2), default=0, metavar="K", help="hold out each of K folds once")
+    parser.add_argument("--seeds", type=_at_least(2), default=0, metavar="N", help="the same run with N seeds")
     parser.add_argument("--open", action="store_true", help="serve the runs with TensorBoard while this one trains")
     parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; log.txt has everything")
     parser.add_argument("-v", "--verbose", action="store_true", help="debugging lines too")
@@ -129,10 +129,13 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     )
 
 
-def _two_or_more(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"a number of 2 or more is needed, found {text!r}")
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a number of {least} or more is needed, found {text!r}")
+        return int(text)
+
+    return number
 
 
 def _add_questions(parser: Parser) -> None:
@@ -143,7 +146,10 @@ def _add_questions(parser: Parser) -> None:
     group = parser.add_argument_group("instead of training")
     group.add_argument("--check", action="store_true", help="build everything, try one step, report; write nothing")
     group.add_argument(
-        "--world-size", type=int, metavar="N", help="with --check: as rank 0 of N processes, memory and traffic told"
+        "--world-size",
+        type=_at_least(1),
+        metavar="N",
+        help="with --check: as rank 0 of N processes, memory and traffic told",
     )
     group.add_argument("--replay", type=Path, metavar="FILE", help="repeat the step of a failure capsule, and tell")
     group.add_argument("--print-config", action="store_true", help="print the resolved config, and where it says so")

@@ -123,7 +123,7 @@ class ShardedStep(SharedStep):
         if not any(map(has_gradients, self.optimizers.values())):  # else nothing would be trained, without a word
             raise ConfigError(
                 "trainer.parallel: fsdp follows gradients through the tensors that the model returns, and "
-                f"{type(self.model).__name__.removeprefix('FSDP')} returns an object that hides them; let it return "
+                f"{type(self.model).__name__} returns an object that hides them; let it return "
                 "tensors, or dataclasses, tuples, lists or dicts of them, or use ddp"
             )
         return made

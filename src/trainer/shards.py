@@ -90,7 +90,9 @@ def cut(model: nn.Module, units: Mapping[str, nn.Module], mesh: DeviceMesh, sett
     for module in units.values():
         has_norm = any(isinstance(each, _BatchNorm) for each in module.modules())  # its weights are as its mean: float
         policy = MixedPrecisionPolicy(None if has_norm else computed, sent, cast_forward_inputs=False)
+        name = type(module).__name__
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+        type(module).__name__ = name  # torch makes a class `FSDPLeNet`, which nobody has written
         module.register_forward_hook(_let_go)
 
 
@@ -119,7 +121,7 @@ def whole(value: Any, keep: bool = True) -> Any:
     """
     if isinstance(value, DTensor):
         full: Tensor = value.full_tensor()
-        return full.cpu() if keep else None
+        return _trimmed(full.cpu()) if keep else None
     if type(value) in (dict, OrderedDict):
         made = type(value)()
         for key, part in value.items():
@@ -129,6 +131,11 @@ def whole(value: Any, keep: bool = True) -> Any:
     if type(value) in (list, tuple):
         return type(value)(whole(part, keep) for part in value)
     return value
+
+
+def _trimmed(tensor: Tensor) -> Tensor:
+    """Return a tensor without what filled up the last shard; a file would hold that, too."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def shard_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
