@@ -26,7 +26,19 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "config": {"utils", "data", "model", "logger", "trainer"},
     "experiment": {"utils", "data", "model", "logger", "trainer", "config"},
     "saved_run": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
-    "check": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training", "streams"},
+    "check": {
+        "utils",
+        "data",
+        "model",
+        "logger",
+        "trainer",
+        "config",
+        "experiment",
+        "training",
+        "streams",
+        "check_steps",
+    },
+    "check_steps": {"utils", "trainer", "config", "experiment"},
     "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "closing"},
     "closing": {"utils", "config"},
     "streams": {"utils", "data", "logger", "trainer", "config", "experiment"},
@@ -227,7 +239,18 @@ def test_imports_go_down_only() -> None:
 
 def test_every_folder_of_src_is_a_room_on_a_floor() -> None:
     folders = {path.relative_to(ROOT / "src").parts[0] for path in SOURCES if path.parent != ROOT / "src"}
-    files = {"experiment", "saved_run", "check", "training", "folds", "seeds", "replay", "streams", "closing"}
+    files = {
+        "experiment",
+        "saved_run",
+        "check",
+        "check_steps",
+        "training",
+        "folds",
+        "seeds",
+        "replay",
+        "streams",
+        "closing",
+    }
     assert folders == set(ROOMS) - files - {"scripts"}
 
 
