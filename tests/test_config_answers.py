@@ -59,7 +59,7 @@ def test_every_kind_can_be_listed(kind: str) -> None:
 def test_a_list_shows_arguments_and_defaults() -> None:
     assert "lenet.LeNet(num_classes: int = 10, in_channels: int = 1" in list_kind("models")
     assert "lr: float" in list_kind("optimizers") and "params" not in list_kind("optimizers")
-    assert "models" in list_kind("all")
+    assert "models" in list_kind("all") and "OneCycleLR" in list_kind("schedulers") == list_kind("lr_scheduler")
     with pytest.raises(ConfigError, match=r"--list modls: no such kind; did you mean .*`models`"):
         list_kind("modls")
 
@@ -135,9 +135,10 @@ def test_the_schema_file_is_current() -> None:
 
 def test_the_schema_offers_the_names_of_components_and_forbids_no_other() -> None:
     schema = json_schema()
-    offered = {kind: each["anyOf"][0]["enum"] for kind, each in schema["definitions"].items()}
+    offered = {kind: each["anyOf"][0].get("enum", []) for kind, each in schema["definitions"].items()}
     for kind, names in offered.items():
-        assert names and set(names) <= set(known_names(kind)), kind
+        assert set(names) <= set(known_names(kind)), kind
+    assert [kind for kind, names in offered.items() if not names] == ["worker_init_fn"]  # of which none ships
     expected = {"model": "lenet.LeNet", "optimizer": "AdamW", "lr_scheduler": "OneCycleLR", "loss": "CrossEntropyLoss"}
     expected |= {"metrics": "accuracy", "data": "digits.Digits", "transforms": "Normalize", "task": "Task"}
     assert {kind for kind, name in expected.items() if name not in offered[kind]} == set()
@@ -150,8 +151,53 @@ def test_the_schema_offers_the_names_of_components_and_forbids_no_other() -> Non
 
 
 def test_what_files_need_for_themselves_is_not_listed() -> None:
-    assert "mse" in known_names("loss") and "Normalize" in known_names("transforms")
-    assert {"Numbers", "StepOutput"}.isdisjoint([*known_names("transforms"), *known_names("task")])
+    """Nor bases, nor what takes an object or a function, which no config can write."""
+    own = {kind: set(known_names(kind)) for kind in HOMES}
+    assert own["data"] >= {"digits.Digits", "images.ImageFolder", "synthetic.noisy_line", "table.Table"}
+    internals = {"order.Keys", "permutation.Permutation", "stream.PartStream", "worker.PartReader", "images.ImageFiles"}
+    assert internals.isdisjoint(own["data"]) and own["worker_init_fn"] == set()
+    assert {"Normalize", "Flatten"} <= own["transforms"] and {"Numbers"}.isdisjoint(own["transforms"])
+    assert own["task"] == {"Task"} and own["sinks"] == {"mlflow.MLflow", "wandb.WandB"}
+    assert own["tokenizer"] == {"words", "characters"} and "Hook" not in own["hooks"]
+    assert {"mse", "focal_loss"} <= own["loss"] and "lenet.LeNet" not in own["loss"]
+    assert {"accuracy", "perplexity", "f1_score", "max_error"} <= own["metrics"]
+    assert not any(name.startswith(("accumulate.", "make_", "check_", "pairwise_")) for name in own["metrics"])
+    assert "SGD" in own["optimizer"] and "Optimizer" not in own["optimizer"]
+    assert {"LRScheduler", "LambdaLR", "SequentialLR"}.isdisjoint(own["lr_scheduler"])
+
+
+OWN_FILE = """
+from torch import nn
+from torch.utils.data import Dataset
+from src.trainer.hooks import Hook
+from src.trainer.task import Task
+
+class Rows(Dataset): ...
+class Net(nn.Module): ...
+class Deeper(Net): ...
+class DiceLoss(nn.Module): ...
+class MyTask(Task):
+    def update(self, model, batch, optimizers): ...
+class Watch(Hook): ...
+class Options: ...
+def dice(outputs, targets): ...
+def jitter(image, amount=0.1): ...
+def make_net(width) -> nn.Module: ...
+"""
+FITTING = {
+    "data": "Rows", "model": "Net Deeper make_net", "module": "Net Deeper make_net", "loss": "DiceLoss dice",
+    "metrics": "dice", "task": "MyTask", "hooks": "Watch", "transforms": "jitter",
+}  # fmt: skip
+
+
+def test_of_the_configs_folder_only_what_fits_the_kind_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_kinds.py").write_text(OWN_FILE)
+    monkeypatch.setattr("src.config.registry._folders", [tmp_path])
+    for kind in HOMES:
+        listed = [name.removeprefix("own_kinds.") for name in known_names(kind) if name.startswith("own_kinds.")]
+        assert sorted(listed) == sorted(FITTING.get(kind, "").split()), kind
 
 
 def test_every_shipped_config_names_the_schema() -> None:

@@ -24,8 +24,8 @@ from src.config.signatures import filled_by_position, kind_at
 from src.utils.errors import ConfigError
 
 WIDTH = 116
-_PLURALS = {kind if kind.endswith("s") or kind == "data" else f"{kind}s": kind for kind in HOMES if kind != "loss"}
-_PLURALS["losses"] = "loss"
+_PLURALS = {"losses": "loss", "schedulers": "lr_scheduler", "data": "data"}
+_PLURALS |= {f"{kind.removesuffix('s')}s": kind for kind in HOMES if kind not in _PLURALS.values()}
 
 
 def list_kind(word: str) -> str:

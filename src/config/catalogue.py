@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +17,19 @@ class Definition:
     """How a file binds a name."""
 
     how: str
-    """`class`, `def`, `value` (also what `__all__` passes on), or `import`."""
+    """`class`, `def`, `value`, `import`, or `passed on`: an import that is in `__all__`."""
 
     bases: tuple[str, ...] = ()
-    """Last names of a class's bases: `Module` for `nn.Module`."""
+    """Last names of a class's bases, those of its bases in the same file too: `Module` for `nn.Module`."""
 
     methods: tuple[str, ...] = ()
+    """Of a class, and of its bases in the same file."""
+
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The arguments without a default, and the classes that their annotations name."""
+
+    returns: str = ""
+    """Last name of what a function says it returns."""
 
 
 def module_file(module: str) -> Path | None:
@@ -62,7 +70,7 @@ def _public_names(file: Path, mtime_ns: int) -> dict[str, Definition]:
     chosen = _collect(ast.parse(file.read_bytes()).body, file, names)
     if chosen is not None:
         own = {name: each for name, each in names.items() if each.how != "import"}
-        return {name: own.get(name, Definition("value")) for name in chosen}
+        return {name: own.get(name, Definition("passed on")) for name in chosen}
     return {name: how for name, how in names.items() if not name.startswith("_")}
 
 
@@ -71,13 +79,9 @@ def _collect(statements: list[ast.stmt], file: Path, names: dict[str, Definition
     chosen: list[str] | None = None
     for node in statements:
         if isinstance(node, ast.ClassDef):
-            bases = tuple(
-                base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases
-            )
-            methods = tuple(each.name for each in node.body if isinstance(each, ast.FunctionDef))
-            names[node.name] = Definition("class", bases, methods)
+            names[node.name] = _class(node, names)
         elif isinstance(node, ast.FunctionDef):
-            names[node.name] = Definition("def")
+            names[node.name] = Definition("def", needs=_needs(node, names), returns=_last_name(node.returns))
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if alias.name == "*":
@@ -94,6 +98,43 @@ def _collect(statements: list[ast.stmt], file: Path, names: dict[str, Definition
         elif isinstance(node, ast.If | ast.Try):
             _collect([*node.body, *node.orelse], file, names)
     return chosen
+
+
+def _class(node: ast.ClassDef, names: Mapping[str, Definition]) -> Definition:
+    own = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
+    bases = [_last_name(base) for base in node.bases]
+    inherited = [names[base] for base in bases if base in names]
+    needs = next((each.needs for each in inherited), {})
+    if "__init__" in own:
+        needs = _needs(own["__init__"], names)
+        del needs[next(iter(needs))]  # self
+    return Definition(
+        "class",
+        (*bases, *(base for each in inherited for base in each.bases)),
+        (*own, *(method for each in inherited for method in each.methods)),
+        needs,
+    )
+
+
+def _needs(function: ast.FunctionDef, names: Mapping[str, Definition]) -> dict[str, tuple[str, ...]]:
+    """Returns the arguments that have no default, and the classes that their annotations name."""
+    arguments = function.args
+    by_position = [*arguments.posonlyargs, *arguments.args]
+    needed = by_position[: len(by_position) - len(arguments.defaults)]
+    needed += [each for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default]
+    return {each.arg: _classes(each.annotation, names) for each in needed}
+
+
+def _classes(annotation: ast.expr | None, names: Mapping[str, Definition]) -> tuple[str, ...]:
+    """Returns the names in an annotation that begin as classes do, save the file's own short names for others."""
+    parts = map(_last_name, ast.walk(annotation) if annotation else ())
+    return tuple(name for name in parts if name[:1].isupper() and (name not in names or names[name].how != "value"))
+
+
+def _last_name(node: ast.AST | None) -> str:
+    """`nn.Module` -> `Module`, `Dataset[Any]` -> `Dataset`."""
+    node = node.value if isinstance(node, ast.Subscript) else node
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _star_names(node: ast.ImportFrom, file: Path) -> list[str]:

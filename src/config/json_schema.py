@@ -32,7 +32,10 @@ def json_schema() -> dict[str, Any]:
         "title": "A Keel experiment",
         "$comment": f"names of {versions()}",
         **_object(config_form(), ""),
-        "definitions": {kind: {"anyOf": [{"enum": names}, {"type": "string"}]} for kind, names in offered.items()},
+        "definitions": {
+            kind: {"anyOf": [*([{"enum": names}] if names else []), {"type": "string"}]}
+            for kind, names in offered.items()
+        },
     }
 
 

@@ -49,15 +49,40 @@ _METHODS: dict[str, tuple[str, ...]] = {
 }
 """A class of a kind has at least one of these."""
 
-_BASES: dict[str, str] = {"data": "Dataset", "model": "Module", "loss": "Module", "optimizer": "Optimizer"}
-_BASES |= {"module": "Module"}
-_BASES |= {"lr_scheduler": "LRScheduler", "task": "Task", "hooks": "Hook", "metrics": "Metric", "sinks": "Sink"}
+_BASES = {"data": "Dataset", "sampler": "Sampler", "batch_sampler": "Sampler", "model": "Module", "module": "Module"}
+_BASES |= {"loss": "Module", "metrics": "Metric", "optimizer": "Optimizer", "lr_scheduler": "LRScheduler"}
+_BASES |= {"task": "Task", "hooks": "Hook", "sinks": "Sink"}
+"""How the name of a base class of a kind ends."""
 
+_NAMES = {"sampler": r"(?!Batch)\w*Sampler", "batch_sampler": r"\w*BatchSampler", "collate_fn": r"\w*collate\w*|pad"}
+_NAMES |= {"tokenizer": r"words|characters|\w*[Tt]okenize\w*", "worker_init_fn": r"\w*init\w*"}
+_CLASS_NAMES = {"loss": r"\w*Loss", "model": r"(?!\w*Loss)\w+", "module": r"(?!\w*Loss)\w+"}
+"""How components of a kind are called, where what they are made of would fit another kind, too."""
 
-_NAMES = {"loss": r"\w*(Loss|_loss|entropy|kl_div)\w*", "model": r"(?!\w*Loss|\w*Buffer|\w*Parameter)\w+"}
-_NAMES |= {"sampler": r"(?!Batch)\w*Sampler", "batch_sampler": r"Batch\w*Sampler", "collate_fn": r"\w*collate\w*"}
-_NAMES |= {"tokenizer": r"words|characters|\w*[Tt]okenizer\w*"}
-_NAMES |= {"module": _NAMES["model"]}
+_LIBRARY_NAMES = {
+    "model": r"(?!\w*(Loss|Buffer|Parameter|Parallel|Base|Options|Container)|Module)\w+",
+    "loss": r"\w*(Loss|_loss|entropy|kl_div)\w*",
+    "metrics": r"[A-Z]\w*|\w+_(score|loss|error|coef|deviance|measure)",
+    "optimizer": r"(?!Optimizer)\w+",
+    "lr_scheduler": r"(?!LRScheduler|Lambda|Multiplicative|Sequential|Chained)\w+",
+    "sampler": r"(?!Batch|Distributed)\w+Sampler",
+}
+_LIBRARY_NAMES |= {"module": _LIBRARY_NAMES["model"], "batch_sampler": "BatchSampler", "collate_fn": r"\w+_collate"}
+"""What of a library a config has a use for: no bases of others, and nothing that takes functions or objects."""
+
+_WRITABLE = {
+    "Any",
+    "Literal",
+    "Sequence",
+    "Mapping",
+    "Iterable",
+    "Tensor",
+    "Union",
+    "Optional",
+    "List",
+    "Dict",
+    "Tuple",
+}
 
 
 def is_module(value: Any) -> bool:
@@ -67,20 +92,41 @@ def is_module(value: Any) -> bool:
 
 def looks_like(kind: str, name: str, definition: Definition) -> bool:
     """Guesses from the source text whether something is of a kind: the list of known names shows these."""
+    base = _BASES.get(kind, "")
     if not re.fullmatch(_NAMES.get(kind, r"\w+"), name):
         return False
-    if definition.how != "class":
-        return definition.how != "def" or kind in ("loss", "collate_fn")
-    if kind in _BASES and any(base.endswith(_BASES[kind]) for base in definition.bases):
+    if definition.how == "def" and not definition.returns.endswith(tuple(_BASES.values())):
+        return len(definition.needs) == USED_AS_IS.get(kind)
+    if definition.how not in ("class", "def"):
+        return definition.how == "passed on"
+    if not re.fullmatch(_CLASS_NAMES.get(kind, r"\w+"), name):
+        return False
+    if name == base:
+        return kind == "task"  # the one base that is of use by itself
+    if _is_made_as(definition, base):
         return True
-    return kind not in ("optimizer", "lr_scheduler", "task") and not set(_METHODS[kind]).isdisjoint(definition.methods)
+    is_of_others = any(_is_made_as(definition, other) for other in _BASES.values())
+    is_known_by_methods = kind not in ("optimizer", "lr_scheduler", "task") and not is_of_others
+    return is_known_by_methods and not set(_METHODS[kind]).isdisjoint(definition.methods)
 
 
-def looks_own(kind: str, definition: Definition) -> bool:
-    """Guesses whether a file that is itself a home defines something for configs, and not for its own use."""
-    if definition.how == "class":
-        return bool(definition.bases) or not set(_METHODS[kind]).isdisjoint(definition.methods)
-    return definition.how == "def" and kind in USED_AS_IS
+def is_for_configs(kind: str, definition: Definition) -> bool:
+    """Guesses whether one of our own rooms has something for configs: of the kind's base, and made of plain values."""
+    base = _BASES.get(kind, "")
+    if not _is_made_as(definition, base):
+        return False
+    provided = PROVIDED.get(kind, (0, frozenset[str]()))[1]
+    return all(_WRITABLE.issuperset(needs) for name, needs in definition.needs.items() if name not in provided)
+
+
+def is_in_library(kind: str, name: str) -> bool:
+    """Says whether a library's name is shown for a kind."""
+    return re.fullmatch(_LIBRARY_NAMES[kind], name) is not None
+
+
+def _is_made_as(definition: Definition, base: str) -> bool:
+    """Says whether a class derives from a base, or a function says that it returns one."""
+    return base != "" and any(each.endswith(base) for each in (*definition.bases, definition.returns))
 
 
 def is_right_kind(kind: str, part: Any) -> bool:

@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from src.config.catalogue import module_file, public_names, source_file
-from src.config.kinds import WORDS, described, is_right_kind, looks_like, looks_own
+from src.config.catalogue import Definition, module_file, public_names, source_file
+from src.config.kinds import WORDS, described, is_for_configs, is_in_library, is_right_kind, looks_like
 from src.config.mistakes import did_you_mean, found, listed, nearest
 from src.utils.errors import ConfigError, KeelError
 from src.utils.paths import PROJECT_ROOT, is_own_folder, shown_path
@@ -157,21 +157,21 @@ def known_names(kind: str, everywhere: bool = True) -> list[str]:
     """
     names: dict[str, None] = {}
     for folder in _folders if everywhere else ():
-        names |= dict.fromkeys(f"{file.stem}.{name}" for file, name in _defined_in(folder, kind))
+        defined = _defined_in(folder, kind)
+        names |= {f"{file.stem}.{name}": None for file, name, each in defined if looks_like(kind, name, each)}
     for home in HOMES[kind]:
         file = module_file(home)
         if file is None or not (everywhere or home.split(".")[0] in ("src", "torch", "sklearn")):
             continue
-        public = public_names(file)
         if home in LIBRARIES:
-            allowed = [name for name in public if re.fullmatch(LIBRARIES[home], name)]
-            names |= dict.fromkeys(name for name in allowed if looks_like(kind, name, public[name]))
+            allowed = [name for name in public_names(file) if re.fullmatch(LIBRARIES[home], name)]
+            names |= dict.fromkeys(name for name in allowed if is_in_library(kind, name))
         elif file.name == "__init__.py":
-            defined = [(each, name) for each, name in _defined_in(file.parent, kind)]
-            shown = [(each, name) for each, name in defined if looks_like(kind, name, public_names(each)[name])]
-            names |= dict.fromkeys(f"{each.stem}.{name}" for each, name in shown if name not in names)
+            defined = _defined_in(file.parent, kind)
+            fitting = [each for each in defined if looks_like(kind, *each[1:]) and is_for_configs(kind, each[2])]
+            names |= {f"{file.stem}.{name}": None for file, name, _ in fitting if name not in names}
         else:
-            names |= dict.fromkeys(name for name, each in public.items() if looks_own(kind, each))
+            names |= dict.fromkeys(name for name, each in public_names(file).items() if looks_like(kind, name, each))
     return list(names)
 
 
@@ -207,20 +207,20 @@ def _in_folder(folder: Path, package: str, parts: list[str], kind: str) -> _Targ
         if file is None or (name not in public_names(file) and public_names(file)):
             return None
         return _Target(package + ".".join(modules), name, None if package else file)
-    files = [file for file, defined in _defined_in(folder, kind) if defined == name]
+    files = [file for file, defined, _ in _defined_in(folder, kind) if defined == name]
     if len(files) > 1:
         choices = " or ".join(f"{file.stem}.{name}" for file in files)
         raise ConfigError(f"{kind} {name} is defined in several files; write {choices}")
     return _Target(package + files[0].stem, name, None if package else files[0]) if files else None
 
 
-def _defined_in(folder: Path, kind: str) -> Iterator[tuple[Path, str]]:
+def _defined_in(folder: Path, kind: str) -> Iterator[tuple[Path, str, Definition]]:
     """Yields what the files of a folder define, save the files that are homes of other kinds."""
     for file in sorted(folder.glob("*.py")):
         home = f"src.{folder.name}.{file.stem}"
         is_of_others = any(home in homes for homes in HOMES.values()) and home not in HOMES[kind]
         if file.stem != "__init__" and not (is_of_others and folder.parent == PROJECT_ROOT / "src"):
-            yield from ((file, name) for name, each in public_names(file).items() if each.how in ("class", "def"))
+            yield from ((file, name, each) for name, each in public_names(file).items() if each.how in ("class", "def"))
 
 
 def _in_library(name: str) -> _Target | None:
@@ -273,11 +273,12 @@ def _unknown(kind: str, name: str) -> str:
     bare = [each.rpartition(".")[2] for each in names]
     close = nearest(name, names) or nearest(name, bare)
     looked = listed([*map(shown_path, _folders), *map(_shown_home, HOMES[kind])])
-    for home in HOMES[kind]:
-        file = module_file(f"{home}.{name.rpartition('.')[0]}") if "." in name else None
-        if file is not None and home not in LIBRARIES:
-            own = [each for each, definition in public_names(file).items() if definition.how != "import"]
-            return f"{shown_path(file)} has no `{name.rpartition('.')[2]}`{did_you_mean(name.rpartition('.')[2], own)}"
+    *modules, last = name.split(".")
+    files = [source_file(folder.joinpath(*modules)) for folder in _folders if modules]
+    files += [module_file(".".join([home, *modules])) for home in HOMES[kind] if modules and home not in LIBRARIES]
+    for file in filter(None, files):
+        own = [each for each, definition in public_names(file).items() if definition.how != "import"]
+        return f"{shown_path(file)} has no `{last}`{did_you_mean(last, own)}"
     package = name.split(".")[0]
     if "." in name and close is None and find_spec(package) is not None:
         return (
