@@ -94,7 +94,8 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     from src.trainer.predictions import own_units
     from src.trainer.rehearse import describe_length
     from src.trainer.report import OWN_UNITS, KeptMeters, write_report
-    from src.trainer.report_pictures import HINT, has_matplotlib
+    from src.trainer.report_pictures import has_matplotlib
+    from src.utils.packages import install_command
     from src.utils.paths import shown_path
 
     experiment, progress, part = run.experiment, run.state["progress"], run.experiment.parts[name]
@@ -120,7 +121,7 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
         print(OWN_UNITS)
     print(f"report: {shown_path(report)}")
     if not has_matplotlib():
-        print(HINT)
+        print(f"the figures as PNG files: {install_command('matplotlib')}")
 
 
 def print_values(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> None:

@@ -1,7 +1,7 @@
 """Try many values: `python tune.py -c configs/tune_digits.yaml`. The section `tune` of the config says which.
 
 Each trial is a run like any other, below saved/<name>/tune_.../. Killed, `--resume` goes on: what is finished stays.
-Needs Ray: pip install '.[ray]'
+Needs Ray: pip install -e ".[ray]"
 """
 
 from __future__ import annotations

@@ -534,7 +534,7 @@ def test_the_projects_own_base_comes_first(project: Path, capsys: pytest.Capture
 
 def test_a_missing_package_is_named_with_its_line(project: Path) -> None:
     (project / "model" / "loss.py").write_text("\nimport nonexistent_vision.ops\n")
-    with pytest.raises(ConfigError, match=r"model/loss\.py:2: .*install it with `pip install nonexistent_vision`"):
+    with pytest.raises(ConfigError, match=r"model/loss\.py:2: .*; `pip install nonexistent_vision`"):
         train("-c", "config.json")
 
 

@@ -209,9 +209,7 @@ def test_a_tensor_in_the_logger_is_a_bug_and_numpy_numbers_are_numbers() -> None
 def test_without_tensorboard_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.logger.tensorboard.find_spec", lambda name: None)
     for start in (lambda: check_sinks(LoggerSettings()), lambda: new_logger(tmp_path)):
-        with pytest.raises(
-            ConfigError, match=r"install it with `pip install tensorboard`, or set logger\.tensorboard="
-        ):
+        with pytest.raises(ConfigError, match=r"not installed; `pip install tensorboard`, or set logger\.tensorboard="):
             start()
     check_sinks(LoggerSettings(tensorboard=False))
 

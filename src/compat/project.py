@@ -19,6 +19,7 @@ from torch import nn, optim
 
 from src.config.mistakes import nearest
 from src.utils.errors import ConfigError
+from src.utils.packages import install_command
 from src.utils.paths import shown_path
 
 FILES = ("model/model.py", "model/loss.py", "model/metric.py", "data_loader/data_loaders.py")
@@ -104,7 +105,7 @@ def open_project(folder: Path) -> Project:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(folder))]
         line = f"{shown_path(Path(own[-1].filename))}:{own[-1].lineno}" if own else shown_path(folder)
         name = getattr(error, "name", None)
-        advice = f"; install it with `pip install {name.split('.')[0]}`" if name and "No module" in str(error) else ""
+        advice = f"; `{install_command(name.split('.')[0])}`" if name and "No module" in str(error) else ""
         raise ConfigError(f"{line}: {error}{advice}") from error
     modules = (model, loss, metric, data)
     for file, module in zip(FILES, modules, strict=True):

@@ -22,6 +22,7 @@ from src.config.catalogue import Definition, module_file, public_names, source_f
 from src.config.kinds import WORDS, described, is_for_configs, is_in_library, is_right_kind, looks_like
 from src.config.mistakes import did_you_mean, found, listed, nearest
 from src.utils.errors import ConfigError, KeelError
+from src.utils.packages import not_installed
 from src.utils.paths import PROJECT_ROOT, is_own_folder, shown_path
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -229,8 +230,7 @@ def _in_library(name: str) -> _Target | None:
         rest = name.removeprefix(module + ".")
         if rest != name and re.fullmatch(LIBRARIES[module], rest):
             if find_spec(module.split(".")[0]) is None:
-                package = module.split(".")[0]
-                raise ConfigError(f"{name} needs the package {package}; install it with `pip install {package}`")
+                raise ConfigError(not_installed(name, module.split(".")[0]))
             return _Target(module, rest)
     module, _, attribute = name.rpartition(".")
     is_trusted = any(module == package or module.startswith(package + ".") for package in _trusted)

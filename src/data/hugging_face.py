@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from src.utils.errors import ConfigError, DataError
+from src.utils.packages import not_installed
 from src.utils.paths import project_path, shown_path
 
 
@@ -44,7 +45,7 @@ class Saved(Dataset[Any]):
         try:
             from datasets import DatasetDict, load_from_disk
         except ImportError:
-            raise ConfigError('Hugging Face datasets need datasets: pip install -e ".[hf]"') from None
+            raise ConfigError(not_installed("data: hugging_face", "datasets")) from None
         path = project_path(folder)
         self.where = shown_path(path)
         try:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from src.data.classes import renumbered
 from src.utils.errors import ConfigError, DataError
+from src.utils.packages import not_installed
 from src.utils.paths import project_path, shown_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -41,7 +42,7 @@ class ImageFiles(Dataset[Any]):
         try:
             from PIL import Image
         except ImportError:
-            raise ConfigError('reading image files needs pillow: pip install -e ".[images]"') from None
+            raise ConfigError(not_installed("reading image files", "PIL")) from None
         modes = {1: "L", 3: "RGB", 4: "RGBA"}
         if num_channels not in modes:
             raise ConfigError(f"num_channels: {num_channels}; use 1 for grey, 3 for colour, or 4 with transparency")

@@ -9,6 +9,7 @@ from typing import Any
 
 from src.logger.sink import Sink
 from src.utils.errors import ConfigError
+from src.utils.packages import not_installed
 
 
 class MLflow(Sink):
@@ -31,7 +32,7 @@ class MLflow(Sink):
         try:
             from mlflow import MlflowClient, entities
         except ImportError as error:
-            raise ConfigError("logger.sinks: the package mlflow isn't installed; `pip install mlflow`") from error
+            raise ConfigError(not_installed("logger.sinks: mlflow", "mlflow")) from error
         self._metric: Any = entities.Metric
         self._param: Any = entities.Param
         self._client: Any = MlflowClient(tracking_uri or f"sqlite:///{run_path.resolve().parents[1] / 'mlflow.db'}")

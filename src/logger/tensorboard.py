@@ -20,6 +20,7 @@ from src.logger.event_file import EventFile, cut_back, sizes
 from src.logger.pictures import grid, png
 from src.logger.sink import FLUSH_EVERY_S, Sink
 from src.utils.errors import ConfigError
+from src.utils.packages import not_installed
 
 
 def check_installed() -> None:
@@ -29,10 +30,7 @@ def check_installed() -> None:
         ConfigError: It isn't installed.
     """
     if find_spec("tensorboard") is None:
-        raise ConfigError(
-            "logger.tensorboard: the package tensorboard isn't installed; "
-            "install it with `pip install tensorboard`, or set logger.tensorboard=false"
-        )
+        raise ConfigError(f"{not_installed('logger.tensorboard:', 'tensorboard')}, or set logger.tensorboard=false")
 
 
 @lru_cache(maxsize=4096)

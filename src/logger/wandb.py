@@ -14,6 +14,7 @@ import numpy as np
 from src.logger.pictures import grid
 from src.logger.sink import Sink
 from src.utils.errors import ConfigError
+from src.utils.packages import not_installed
 
 
 class WandB(Sink):
@@ -35,7 +36,7 @@ class WandB(Sink):
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError("logger.sinks: the package wandb isn't installed; `pip install wandb`") from error
+            raise ConfigError(not_installed("logger.sinks: wandb", "wandb")) from error
         self._wandb: Any = wandb
         self._run: Any = wandb.init(
             project=project,

@@ -10,6 +10,7 @@ from src.config.tune import Distribution, TuneSettings
 from src.sweep.record import CRASHED, PRUNED, Trial
 from src.sweep.space import Values, draw, rounded
 from src.utils.errors import ConfigError
+from src.utils.packages import not_installed
 
 
 class Draws(Protocol):
@@ -109,9 +110,9 @@ def check_installed(tune: TuneSettings) -> None:
         ConfigError: Ray, or Optuna where it is asked for, is not installed.
     """
     if find_spec("ray") is None:
-        raise ConfigError("tune: Ray is not installed; pip install '.[ray]'")
+        raise ConfigError(not_installed("tune:", "ray"))
     if tune.search == "optuna" and find_spec("optuna") is None:
-        raise ConfigError("tune.search: Optuna is not installed; pip install '.[optuna]', or search: random")
+        raise ConfigError(f"{not_installed('tune.search: optuna', 'optuna')}, or search: random")
 
 
 def make_draws(tune: TuneSettings, seed: int, mode: str, known: Sequence[tuple[Trial, Sequence[float]]]) -> Draws:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from src.utils.errors import ConfigError, DataError, NumericsError
+from src.utils.packages import not_installed
 
 Inputs = tuple[Tensor, ...]
 Run = Callable[[Inputs], list[Tensor]]
@@ -163,5 +164,4 @@ def _needing(*packages: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        listed = ", ".join(packages)
-        raise ConfigError(f'this format needs {listed} ({error}): pip install -e ".[export]"') from error
+        raise ConfigError(f"{not_installed('this format', *packages)} ({error})") from error

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-HINT = "the figures as PNG files: pip install matplotlib"
 MAX_CURVES, MAX_NAMED = 8, 30
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from src.trainer.resume import best_weights, open_checkpoint
 from src.utils.errors import CheckpointError, ConfigError
+from src.utils.packages import not_installed
 from src.utils.paths import shown_path
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "weights")
@@ -47,9 +48,7 @@ def _read(path: Path) -> Any:
 
         return load_file(path)
     except ImportError:
-        raise ConfigError(
-            f"{shown_path(path)}: needs the package safetensors; install it with `pip install safetensors`"
-        ) from None
+        raise ConfigError(not_installed(f"{shown_path(path)}:", "safetensors")) from None
     except Exception as error:  # a damaged or hostile file may fail in any way
         reason = "it holds more than tensors and plain data" if type(error).__name__ == "UnpicklingError" else error
         raise CheckpointError(
