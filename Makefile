@@ -10,7 +10,7 @@ LONG := slow or full or browser or gpu
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: train test test-full bench docs audit fuzz lint format setup setup-dev clean
+.PHONY: train test test-full test-gpu bench docs audit fuzz lint format setup setup-dev clean
 
 train: setup
 	$(VENV_PYTHON) train.py -c $(CONFIG) $(ARGS)
@@ -20,6 +20,9 @@ test: setup-dev
 
 test-full: setup-dev
 	$(VENV_PYTHON) -m pytest $(ARGS)
+
+test-gpu: setup-dev
+	$(VENV_PYTHON) -m pytest -m gpu $(ARGS)
 
 bench: setup-dev
 	$(VENV_PYTHON) -m benchmarks $(ARGS)

@@ -15,14 +15,17 @@ from torch.utils.data import TensorDataset
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
+from src.trainer.compile_settings import CompileSettings
+from src.trainer.compiled import MAX_REPLAYED, choose_mode
 from src.trainer.hooks import Hook
 from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
+from src.utils.errors import ConfigError
 from tests.trainer_kit import make_trainer
 
-TRACED = {"backend": "aot_eager"}
+TRACED = CompileSettings(backend="aot_eager")
 """All of the compiler but the making of machine code, which takes seconds."""
 WIDE = {"mse": (nn.MSELoss(), 1.0), "l1": (nn.L1Loss(), 0.5)}
 
@@ -130,6 +133,28 @@ def test_a_run_goes_on_with_or_without_compiling(first: Any, then: Any, tmp_path
     assert going_on.fit() == pytest.approx(whole, rel=1e-5)
 
 
+def test_graphs_are_chosen_for_small_models_whose_batches_have_one_size() -> None:
+    assert choose_mode(4_321, True) == (
+        "reduce-overhead",
+        "steps are replayed from CUDA graphs: the model has 4,321 parameters, no more than 1,048,576",
+    )
+    assert choose_mode(MAX_REPLAYED + 1, True)[0] == choose_mode(4_321, False)[0] == "default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({}, True), ({"collate_fn": list}, False), ({"batch_sampler": lambda *_: [[0], [1, 2]]}, False)],
+)
+def test_a_loader_knows_whether_its_batches_have_one_size(arguments: dict[str, Any], expected: bool) -> None:
+    part = Part("train", TensorDataset(torch.zeros(9, 2)))
+    assert Loader(part, LoaderSettings(), shuffle=False, seed=0, **arguments).has_one_size is expected
+
+
+def test_a_backend_that_there_is_not_is_told_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.compile\.backend: there is no 'inducter'; choose of inductor, "):
+        regression(compile=CompileSettings(backend="inducter"))
+
+
 @pytest.mark.full
 def test_machine_code_made_of_a_step_gives_the_numbers_of_an_eager_one(tmp_path: Path) -> None:
     assert regression(compile=True).fit() == pytest.approx(regression().fit(), rel=1e-4)
@@ -139,6 +164,9 @@ def test_machine_code_made_of_a_step_gives_the_numbers_of_an_eager_one(tmp_path:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_steps_replayed_from_cuda_graphs_give_the_numbers_of_eager_ones() -> None:
-    replayed = regression(Task(WIDE), device="cuda", compile={"mode": "reduce-overhead"}).fit()
+@pytest.mark.parametrize("chosen", [True, CompileSettings(mode="reduce-overhead")])
+def test_steps_replayed_from_cuda_graphs_give_the_numbers_of_eager_ones(chosen: Any) -> None:
+    trainer = regression(Task(WIDE), device="cuda", compile=chosen)
+    assert trainer.step._is_replayed  # type: ignore[attr-defined]
+    replayed = trainer.fit()
     assert replayed == pytest.approx(regression(Task(WIDE), device="cuda").fit(), rel=1e-4)

@@ -126,6 +126,19 @@ VALUES = {
         with_line(7, "trainer: {amp_dtype: bf61}"),
         "bf16 or fp16 is needed, found 'bf61'; did you mean `bf16`?",
     ),
+    "compile mode": (
+        with_line(7, "trainer: {compile: {mode: reduce-overhaed}}"),
+        "x.yaml:7:21 trainer.compile.mode: default or reduce-overhead or max-autotune or max-autotune-no-cudagraphs is "
+        "needed, found 'reduce-overhaed'; did you mean `reduce-overhead`?",
+    ),
+    "compile key": (
+        with_line(7, "trainer: {compile: {mod: default}}"),
+        "x.yaml:7:21 trainer.compile.mod: unknown key; did you mean `mode`?",
+    ),
+    "compile twice": (
+        with_line(7, "trainer: {compile: {mode: default, options: {max_autotune: true}}}"),
+        "trainer.compile: mode and options exclude each other; leave one out",
+    ),
     "every": (
         "lr_scheduler: {type: StepLR, every: steps}",
         "lr_scheduler.every: step or epoch is needed, found 'steps'",

@@ -18,6 +18,7 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
 from src.trainer import schedule
+from src.trainer.compile_settings import CompileSettings
 from src.trainer.evaluate import evaluate
 from src.trainer.hooks import Console, Hook
 from src.trainer.meters import Meters
@@ -403,7 +404,9 @@ def test_a_task_may_own_the_whole_update() -> None:
 
 def test_a_compiled_model_trains_evaluates_and_saves_under_its_own_names(tmp_path: Path) -> None:
     eager = make_trainer(tmp_path / "a", epochs=2).fit()
-    assert make_trainer(tmp_path / "b", epochs=2, compile={"backend": "eager"}).fit() == pytest.approx(eager, rel=1e-5)
+    assert make_trainer(tmp_path / "b", epochs=2, compile=CompileSettings(backend="eager")).fit() == pytest.approx(
+        eager, rel=1e-5
+    )
     names = [list(open_checkpoint(tmp_path / name)[1]["model"]) for name in "ab"]
     assert names[0] == names[1]
 

@@ -103,6 +103,8 @@ class Loader:
             self._order = RowOrder(part, settings, self.batch_size, shuffle, seed, sampler, batch_sampler)
         self._keys = Keys(self._order, share) if self._order is not None else None
         self._order_is_ours = sampler is None and batch_sampler is None
+        self.has_one_size = collate_fn is None and batch_sampler is None
+        """Whether all batches, but the last of an epoch, are of the same shapes."""
         self._torch_loader: DataLoader[Any] | None = None
         check_not_empty(self, part, settings, self.batch_size)
 

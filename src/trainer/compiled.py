@@ -15,21 +15,45 @@ from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step, Update, needs_closure
 from src.trainer.task import StepOutput
 from src.utils.device import to_device
+from src.utils.errors import ConfigError
 from src.utils.nested import with_parts
 
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """In these, CUDA replays what it has recorded, and writes its results over those of the time before."""
+MAX_REPLAYED = 1 << 20
+"""Parameters of a model whose steps are replayed unasked."""
 log = logging.getLogger(__name__)
 
 
 def compiled(model: nn.Module, settings: TrainerSettings) -> Any:
-    """Return the compiled form of `model`, or `model` where `trainer.compile` is off."""
-    return torch.compile(model, **_compile_args(settings)) if settings.compile else model
+    """Return the compiled form of `model`, or `model` where `trainer.compile` is off.
+
+    Raises:
+        ConfigError: There is no such backend.
+    """
+    if not settings.compile:
+        return model
+    try:
+        return torch.compile(model, **settings.compile_settings.args)
+    except torch._dynamo.exc.InvalidBackend as error:
+        backend, known = settings.compile_settings.backend, ["inductor", *torch.compiler.list_backends()]
+        raise ConfigError(
+            f"trainer.compile.backend: there is no {backend!r}; choose of {', '.join(dict.fromkeys(known))}"
+        ) from error
 
 
-def _compile_args(settings: TrainerSettings) -> dict[str, Any]:
-    """Return what `torch.compile` is given."""
-    return dict(settings.compile) if isinstance(settings.compile, dict) else {}
+def choose_mode(num_parameters: int, has_one_size: bool) -> tuple[str, str]:
+    """Return the mode of a compiled step on a GPU, and why it is that.
+
+    A small model computes for less time than it takes to launch its kernels one by one, and CUDA graphs launch them
+    all at once. They are recorded for each size of batch anew.
+    """
+    size = f"the model has {num_parameters:,} parameters"
+    if num_parameters > MAX_REPLAYED:
+        return "default", f"no CUDA graphs: {size}, more than {MAX_REPLAYED:,}"
+    if not has_one_size:
+        return "default", "no CUDA graphs: collate_fn or batch_sampler make batches of many sizes"
+    return "reduce-overhead", f"steps are replayed from CUDA graphs: {size}, no more than {MAX_REPLAYED:,}"
 
 
 class CompiledStep(Step):
@@ -37,7 +61,15 @@ class CompiledStep(Step):
 
     Whether it can is found out at the first step, before anything is computed. Where it cannot, the model alone is
     compiled, and the log says why. Another number of rows makes one more graph, which then serves every number.
+
+    Args:
+        has_one_size: Whether all batches, but the last of an epoch, are of the same shapes.
+        args, kwargs: As of `Step`.
     """
+
+    def __init__(self, has_one_size: bool, *args: Any, **kwargs: Any) -> None:
+        self._has_one_size = has_one_size
+        super().__init__(*args, **kwargs)
 
     def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
         apart = super()._choose(settings)
@@ -46,12 +78,16 @@ class CompiledStep(Step):
         if has_own_way or is_scaled or not hasattr(torch._dynamo.config, "trace_autograd_ops"):  # an older torch
             return apart
         self._apart = apart
-        args = _compile_args(settings)
-        self._is_replayed = args.get("mode") in GRAPH_MODES and self.device.type == "cuda"
-        torch._dynamo.config.trace_autograd_ops = True
         forward: Any = self.forward
         model = getattr(forward, "_orig_mod", forward)
-        self._graph: Any = torch.compile(self._differentiate(model), **{**args, "fullgraph": True})
+        args = {**settings.compile_settings.args, "fullgraph": True}
+        if settings.compile_settings.is_open and self.device.type == "cuda":
+            num_parameters = sum(parameter.numel() for parameter in model.parameters())
+            args["mode"], reason = choose_mode(num_parameters, self._has_one_size)
+            log.info("trainer.compile: %s; trainer.compile.mode decides otherwise", reason)
+        self._is_replayed = args["mode"] in GRAPH_MODES and self.device.type == "cuda"
+        torch._dynamo.config.trace_autograd_ops = True
+        self._graph: Any = torch.compile(self._differentiate(model), **args)
         return self._update_in_one, self._update_in_one
 
     def _differentiate(self, model: nn.Module) -> Any:

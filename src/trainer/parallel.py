@@ -75,10 +75,10 @@ class OneProcess:
             take: Called with what each batch gave.
             wants_to_stop: Whether this process wants the run to stop.
         """
-        kind = CompiledStep if self.settings.compile else Step
-        return kind(
+        args = (
             trainer.task, trainer.forward, trainer.optimizers, self.settings, trainer.device, take, trainer.progress
-        )
+        )  # fmt: skip
+        return CompiledStep(trainer.train_loader.has_one_size, *args) if self.settings.compile else Step(*args)
 
     def bring(self, state: Callable[[], Mapping[str, Any]], folder: Path | None, step: int) -> Mapping[str, Any]:
         """Return what rank 0 saves of the state of a run.

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+from src.trainer.compile_settings import CompileSettings
 from src.trainer.parallel_settings import ParallelSettings
 from src.utils.bounds import Above, AtLeast, Between
 from src.utils.errors import ConfigError
@@ -85,9 +86,8 @@ class TrainerSettings:
     """Keep the weights of 2D convolutions with their channels last, and so what they compute: faster on a GPU, above
     all with `amp_dtype`. The same to rounding."""
 
-    compile: bool | dict[str, Any] = False
-    """Compile a step as far as its gradient with `torch.compile`, or the model alone where the task cannot be traced.
-    A mapping is passed on as its arguments: `{mode: reduce-overhead}` replays CUDA graphs, which helps small models."""
+    compile: bool | CompileSettings = False
+    """Compile a step as far as its gradient with `torch.compile`, or only the model where the task cannot be traced."""
 
     recompute: tuple[str, ...] = ()
     """Modules that compute their activations again in the backward pass instead of keeping them, `["blocks.*"]`: less
@@ -170,6 +170,11 @@ class TrainerSettings:
     def parallel_settings(self) -> ParallelSettings:
         """The settings of `parallel`, spelt out."""
         return self.parallel if isinstance(self.parallel, ParallelSettings) else ParallelSettings(self.parallel)
+
+    @property
+    def compile_settings(self) -> CompileSettings:
+        """The settings of `compile`, spelt out."""
+        return self.compile if isinstance(self.compile, CompileSettings) else CompileSettings()
 
     @property
     def max_time_s(self) -> float:
