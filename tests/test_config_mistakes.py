@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import train
-from src.config import Component, Config, load_config
+from src.config import Component, Config, ScheduleSettings, load_config
 from src.config.registry import use_folder
 from src.config.signatures import check_components
 from src.utils.command import run_command
@@ -401,3 +402,31 @@ def test_one_component_replaces_several_by_name(tmp_path: Path) -> None:
     config = load(tmp_path, NAMED, ["loss={type: NLLLoss, args: {reduction: sum}}", "optimizer.second.args.lr=0.5"])
     assert config.loss == Component("NLLLoss", {"reduction": "sum"})
     assert isinstance(config.optimizer, Mapping) and config.optimizer["second"] == Component("Adam", {"lr": 0.5})
+
+
+def test_several_by_name_replace_one_and_another_type_keeps_nothing_of_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text(
+        "name: below\ndata: digits.Digits\nmodel: {type: mlp.MLP, args: {hidden: [3]}}\n"
+        "optimizer: {type: SGD, args: {lr: 0.1, momentum: 0.9}}\n"
+        "lr_scheduler: {first: {type: StepLR, every: epoch, args: {step_size: 3}}, second: {type: ConstantLR}}\n"
+    )
+    named = "model: {first: {type: lenet.LeNet}, second: {type: mlp.MLP}}\n"
+    named += "optimizer: {first: {type: Adam}, second: {type: SGD}}\n"
+    named += "lr_scheduler: {first: {type: OneCycleLR, args: {max_lr: 1}}}\n"
+    config = load(tmp_path, "base: below.yaml\n" + named)
+    assert config.model == {"first": Component("lenet.LeNet"), "second": Component("mlp.MLP")}
+    assert config.optimizer == {"first": Component("Adam"), "second": Component("SGD")}
+    assert isinstance(config.lr_scheduler, Mapping)
+    assert config.lr_scheduler["first"] == ScheduleSettings("OneCycleLR", {"max_lr": 1})
+    assert config.lr_scheduler["second"] == ScheduleSettings("ConstantLR")
+    one = load(tmp_path, "base: below.yaml\nlr_scheduler: {type: CosineAnnealingLR}\n")
+    assert one.lr_scheduler == ScheduleSettings("CosineAnnealingLR")
+
+
+@pytest.mark.parametrize("key", ["model.secnd=lenet.LeNet", "model.secnd.args.x=1", "loss.othr={type: L1Loss}"])
+def test_the_command_line_adds_no_model_and_no_term_of_the_loss(key: str, tmp_path: Path) -> None:
+    (line,) = mistakes_of(tmp_path, NAMED, [key])
+    section, _, rest = key.partition(".")
+    name, meant = re.split(r"[.=]", rest)[0], {"model": "second", "loss": "other"}[section]
+    assert line.startswith(f"command line #1 {section}.{name}: there is no `{name}`; did you mean `{meant}`?")
+    assert "only a config file adds one" in line

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.mistakes import Mistakes, printable
+from src.config.mistakes import Mistakes, did_you_mean, printable
 from src.config.yaml_file import Node, read_file, read_text
 from src.utils.errors import ConfigError
 
 _COMPONENT_SECTIONS = ("data", "model", "loss", "optimizer", "lr_scheduler", "task")
+_SEVERAL_BY_NAME = ("model", "loss", "optimizer", "lr_scheduler")
+_KEYS_OF_ONE = {"type", "args", "weight", "every", "warmup_steps", "monitor"}
 
 
 def read_layers(path: Path, overrides: Sequence[str], mistakes: Mistakes) -> Node:
@@ -28,8 +30,20 @@ def apply_overrides(node: Node, overrides: Sequence[str], mistakes: Mistakes) ->
             mistakes.add_at(place, f"KEY=VALUE is needed, found '{printable(override)}'; e.g. trainer.epochs=20")
             continue
         layer = read_text(text, place, mistakes, positions=False) or Node(None, place)
+        if known := _names_in(node, keys):
+            what = f"there is no `{keys[1]}`{did_you_mean(keys[1], known)}; only a config file adds one"
+            mistakes.add_at(f"{place} {'.'.join(keys[:2])}", what)
+            continue
         node = laid_over(node, keys, layer, mistakes)
     return node
+
+
+def _names_in(node: Node, keys: Sequence[str]) -> list[str]:
+    """Returns the names in a section of several models or losses, if `keys` lead to another one in it."""
+    section = node.value.get(keys[0])
+    if len(keys) < 2 or keys[0] not in ("model", "loss") or section is None or not isinstance(section.value, dict):
+        return []
+    return [] if _is_one(section.value) or keys[1] in {*section.value, *_KEYS_OF_ONE} else [*map(str, section.value)]
 
 
 def laid_over(node: Node, keys: Sequence[str], value: Node, mistakes: Mistakes) -> Node:
@@ -78,11 +92,14 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
         return _merged_items(below, above, path, mistakes)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
-    if path in (("model",), ("loss",), ("optimizer",)) and "type" in above.value and not _is_one(below.value):
-        return above  # one in place of several by name
+    if len(path) == 1 and path[0] in _SEVERAL_BY_NAME:
+        one_for_several = "type" in above.value and not _is_one(below.value)
+        several_for_one = "type" in below.value and _are_whole(above.value)
+        if one_for_several or several_for_one:
+            return above
     entries = dict(below.value)
     if "type" in above.value and "type" in entries and above.value["type"].value != entries["type"].value:
-        for key in ("args", *(("every", "monitor") if path == ("lr_scheduler",) else ())):
+        for key in ("args", *(("every", "monitor") if path[:1] == ("lr_scheduler",) else ())):
             entries.pop(key, None)  # the arguments of another type mean nothing to this one
     for key, child in above.value.items():
         if key not in entries and isinstance(key, str) and key.isdecimal() and int(key) in entries:
@@ -93,7 +110,12 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
 
 def _is_one(section: dict[str | int, Node]) -> bool:
     """Says whether a section is one component, or nothing yet, and not several by name."""
-    return not section or "type" in section or "args" in section
+    return not section or not _KEYS_OF_ONE.isdisjoint(section)
+
+
+def _are_whole(section: dict[str | int, Node]) -> bool:
+    """Says whether a section is several by name, each with its `type`: a misspelt key of one is not."""
+    return bool(section) and all(isinstance(each.value, dict) and "type" in each.value for each in section.values())
 
 
 def _as_components(below: Node, above: Node, path: tuple[str | int, ...]) -> tuple[Node, Node]:
