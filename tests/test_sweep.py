@@ -15,7 +15,7 @@ import src.sweep.draws
 import tune
 from src.config.load import config_from_dict, load_config
 from src.config.settings import Config
-from src.config.tune import TuneSettings
+from src.config.tune import Distribution, TuneSettings
 from src.sweep.space import draw, num_trials, plain_name
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
@@ -101,6 +101,12 @@ MISTAKES = {  # the section, as YAML -> what is told of it
     "{space: {seed: {grid: [1, 2], choice: [1]}}}": "found choice and grid",
     "{space: {seed: {grid: [1, 2]}}, samples: 2}": "every trial would be made 2 times alike",
     "{space: {seed: {grid: [1, -2]}}}": r"seed: must be >= 0 .*, found -2$",
+    "{space: {loader.batch_size: {uniform: [8, 32]}}}": r"a whole number is needed, and uniform draws fractions; "
+    r"give randint: \[8, 33\]$",
+    "{space: {model.args.in_features: {loguniform: [1, 8]}}}": r"loguniform draws fractions; give randint: \[1, 9\]$",
+    "{space: {trainer.ema_decay: {uniform: [0.9, 1]}}}": "must be >= 0 and < 1, found 1$",
+    "{space: {optimizer: {args: {lr: {uniform: [0.1, 1]}}}}}": "a key to search is written in one: `optimizer.args`$",
+    "{space: {optimizer.lr: {uniform: [0.1, 1]}}}": r"did you mean `optimizer.args.lr`\?$",
     "{space: {trainer.epochs: {choice: [1, many]}}}": "trainer.epochs: a whole number.*'many'",
     "{space: {model.type: {choice: [linear.Linear, linear.Liner]}}}": "did you mean `Linear`",
     "{space: {name: {choice: [a, b]}}}": "is the same for all trials",
@@ -124,6 +130,24 @@ def test_a_mistake_in_the_search_is_a_mistake_of_the_config(section: str, told: 
     with pytest.raises(ConfigError, match=told):
         tune.main(["-c", str(config), f"trainer.save_dir={tmp_path / 'saved'}"])
     assert [each.name for each in tmp_path.iterdir()] == ["x.yaml"], "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tune.space.optimizer.args.lr={choice: [0.5]}",
+        "tune.space.optimizer.args.lr.choice=[0.5]",
+        "tune.space={optimizer.args.lr: {choice: [0.5]}}",
+    ],
+)
+def test_an_override_says_anew_where_the_values_of_a_key_come_from(override: str, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    values = {"base": str(ROOT / "configs/line.yaml"), "tune": {"space": SPACE}}
+    config.write_text(yaml.safe_dump(values))
+    found = load_config(config, [override]).tune
+    assert found is not None
+    assert found.space["optimizer.args.lr"] == Distribution(choice=(0.5,)), "not both the old range and the new list"
+    assert found.space.keys() == SPACE.keys()
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.mistakes import Mistakes, did_you_mean, printable
+from src.config.tune import KINDS
 from src.config.yaml_file import Node, read_file, read_text
 from src.utils.errors import ConfigError
 
@@ -34,7 +35,7 @@ def apply_overrides(node: Node, overrides: Sequence[str], mistakes: Mistakes) ->
             what = f"there is no `{keys[1]}`{did_you_mean(keys[1], known)}; only a config file adds one"
             mistakes.add_at(f"{place} {'.'.join(keys[:2])}", what)
             continue
-        node = laid_over(node, keys, layer, mistakes)
+        node = laid_over(node, _with_key_of_space(keys), layer, mistakes)
     return node
 
 
@@ -44,6 +45,14 @@ def _names_in(node: Node, keys: Sequence[str]) -> list[str]:
     if len(keys) < 2 or keys[0] not in ("model", "loss") or section is None or not isinstance(section.value, dict):
         return []
     return [] if _is_one(section.value) or keys[1] in {*section.value, *_KEYS_OF_ONE} else [*map(str, section.value)]
+
+
+def _with_key_of_space(keys: list[str]) -> list[str]:
+    """Takes what stands behind `tune.space` for the one key that it is, with dots of its own."""
+    if keys[:2] != ["tune", "space"]:
+        return keys
+    end = len(keys) - (len(keys) > 3 and keys[-1] in KINDS)
+    return [*keys[:2], *filter(None, [".".join(keys[2:end])]), *keys[end:]]
 
 
 def laid_over(node: Node, keys: Sequence[str], value: Node, mistakes: Mistakes) -> Node:
@@ -92,6 +101,8 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
         return _merged_items(below, above, path, mistakes)
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
+    if path[:-1] == ("tune", "space"):
+        return above  # where values come from is said once
     if len(path) == 1 and path[0] in _SEVERAL_BY_NAME:
         one_for_several = "type" in above.value and not _is_one(below.value)
         several_for_one = "type" in below.value and _are_whole(above.value)

@@ -47,11 +47,15 @@ class Mistakes:
 
     def touch(self, *sections: str) -> bool:
         """Says whether one of these sections has a mistake: what follows from it would only confuse."""
-        return any(path[:1] == (section,) for path in self._paths for section in sections)
+        return any(self.knows_below((section,)) for section in sections)
 
     def knows(self, path: KeyPath) -> bool:
         """Says whether something wrong with the value at `path` is noted already."""
         return path in self._paths
+
+    def knows_below(self, path: KeyPath) -> bool:
+        """Says whether something wrong with the value at `path`, or within it, is noted already."""
+        return any(each[: len(path)] == path for each in self._paths)
 
     def stop_if_any(self) -> None:
         """Raises one `ConfigError` with all mistakes, one a line."""

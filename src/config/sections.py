@@ -72,6 +72,9 @@ def read_config(values: Mapping[Any, Any], mistakes: Mistakes) -> Config | None:
 
 def hint(key: str, path: KeyPath, known: set[str]) -> str:
     """Says what an unknown key may have been meant to be: a key of another section, or a near spelling here."""
+    if path[:2] == ("tune", "space"):
+        whole = "" if nearest(key, known) else f"; a key to search is written in one: `{dotted((*path[2:], key))}`"
+        return f"{did_you_mean(key, known)}{whole}"
     owner = _OWNERS.get(key)
     if "args" in known and key not in SECTIONS and not nearest(key, known):
         below = dotted((*path, "args", "lr" if key == "learning_rate" else key))

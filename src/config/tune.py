@@ -37,13 +37,16 @@ class Distribution:
     @property
     def kind(self) -> str:
         """Which one is given."""
-        return next(each.name for each in fields(self) if getattr(self, each.name) is not None)
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
     def values(self) -> tuple[Any, ...]:
         """What is given: the values, or the ends of a range."""
         given: tuple[Any, ...] = getattr(self, self.kind)
         return given
+
+
+KINDS = tuple(each.name for each in fields(Distribution))
 
 
 @dataclass(frozen=True)
@@ -131,19 +134,20 @@ def _check_key(key: str, tune: TuneSettings, mistakes: Mistakes) -> None:
     for kept in KEPT_KEYS:
         if key == kept or key.startswith(f"{kept}."):
             mistakes.add(path, "is the same for all trials; it cannot be searched")
-    if any(other != key and key.startswith(f"{other}.") for other in tune.space):
+    if any(other != key and key.startswith(f"{other}.") and _is_one(tune.space[other]) for other in tune.space):
         mistakes.add(path, "lies below another key of the space; search one of the two")
 
 
 def _is_one(distribution: Distribution) -> bool:
-    return sum(getattr(distribution, each.name) is not None for each in fields(distribution)) == 1
+    return sum(getattr(distribution, kind) is not None for kind in KINDS) == 1
 
 
 def _check_distribution(distribution: Distribution, path: KeyPath, mistakes: Mistakes) -> None:
     if not _is_one(distribution):
-        given = [each.name for each in fields(distribution) if getattr(distribution, each.name) is not None]
-        known = listed(each.name for each in fields(Distribution))
-        mistakes.add(path, f"one of {known} is needed, found {' and '.join(given) or 'none'}")
+        if mistakes.knows_below(path):
+            return
+        given = [kind for kind in KINDS if getattr(distribution, kind) is not None]
+        mistakes.add(path, f"one of {listed(KINDS)} is needed, found {' and '.join(given) or 'none'}")
         return
     kind, values = distribution.kind, distribution.values
     where = (*path, kind)

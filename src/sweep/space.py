@@ -14,7 +14,7 @@ from src.config.load import varied
 from src.config.mistakes import found, listed, nearest
 from src.config.settings import Config
 from src.config.signatures import check_components
-from src.config.tune import Distribution, TuneSettings
+from src.config.tune import RANGES, Distribution, TuneSettings
 from src.utils.errors import ConfigError
 
 Values = dict[str, Any]
@@ -70,7 +70,7 @@ def rounded(value: float, low: float, high: float) -> float:
 
 
 def check_space(config: Config) -> None:
-    """Check every key of the space, and every value of it or both its ends, as if it stood in the config.
+    """Check every key of the space, and every value of it, or a range's ends and middle, as if it stood in the config.
 
     Values that are right one by one may still not go together; such a trial ends as a crashed one.
 
@@ -85,20 +85,39 @@ def check_space(config: Config) -> None:
         told: dict[str, list[Any]] = {}
         for value in tried:
             for line in _mistakes(config, key, value, place):
-                told.setdefault(line, []).append(value)
+                told.setdefault(_about_fractions(line, distribution), []).append(value)
         for line, values in told.items():
-            is_of_all = len(values) == len(tried) or all(found(value) in line for value in values)
-            lines.append(line if is_of_all else f"{line} (with {listed(found(value) for value in values)})")
+            is_named = distribution.kind in RANGES or all(found(value) in line for value in values)
+            lines.append(
+                line
+                if is_named or len(values) == len(tried)
+                else f"{line} (with {listed(found(value) for value in values)})"
+            )
     if lines:
         raise ConfigError("\n".join(lines))
 
 
 def _to_check(distribution: Distribution) -> Iterator[Any]:
+    """Yield every value of a list; of a range its ends, and one that may be drawn between them."""
+    if distribution.kind not in RANGES:
+        yield from distribution.values
+        return
+    low, high = distribution.values
     if distribution.kind == "randint":
-        low, high = distribution.values
         yield from (low, high - 1)
     else:
-        yield from distribution.values
+        yield from (low, high, rounded(low + (high - low) / math.e, low, high))
+
+
+def _about_fractions(line: str, distribution: Distribution) -> str:
+    """Say how whole numbers are drawn where a range of fractions was given for a setting that takes none."""
+    needed, _, value = line.partition("a whole number")
+    if not value or distribution.kind not in ("uniform", "loguniform"):
+        return line
+    low, high = (math.floor(end) for end in distribution.values)
+    return (
+        f"{needed}a whole number is needed, and {distribution.kind} draws fractions; give randint: [{low}, {high + 1}]"
+    )
 
 
 def _mistakes(config: Config, key: str, value: Any, place: str) -> Iterator[str]:
@@ -116,11 +135,12 @@ def _mistakes(config: Config, key: str, value: Any, place: str) -> Iterator[str]
 
 
 def _keys(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Yield every key of a config, and those below it with dots between."""
+    """Yield every key of a config that has a value of its own, with dots between those it lies below."""
     for name, value in values.items():
-        yield f"{path}{name}"
         if isinstance(value, Mapping):
             yield from _keys(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
 
 
 def plain_name(key: str, space: Mapping[str, Any]) -> str:
