@@ -411,6 +411,8 @@ class Broken(Rows):
         if row == self.row:
             if self.how == "kill":
                 os.kill(os.getpid(), 9)
+            if self.how == "leave":
+                os._exit(0)
             if self.how == "hang":
                 time.sleep(60)
             if self.how == "memory":
@@ -533,6 +535,11 @@ def test_a_worker_that_is_killed_is_reported_at_once_with_advice() -> None:
     with pytest.raises(WorkerError, match=r"train: loader worker \d+ was killed by SIGKILL; .*memory"):
         list(loader(Broken(9, "kill"), num_workers=2).batches())
     assert time.monotonic() - started < 5
+
+
+def test_a_worker_that_leaves_by_itself_is_named_with_its_code() -> None:
+    with pytest.raises(WorkerError, match=r"train: loader worker \d+ ended by itself with code 0; loader.num_workers=0"):
+        list(loader(Broken(9, "leave"), num_workers=2, in_order=False).batches())
 
 
 def test_a_worker_that_hangs_is_reported_with_the_rows_it_was_reading() -> None:

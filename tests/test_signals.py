@@ -156,6 +156,7 @@ def test_a_signal_to_the_whole_process_group_saves_once_and_leaves_no_process(
 ASKING_COMPONENTS = """
 import os
 import pathlib
+import time
 
 from tests import trainer_kit
 
@@ -171,6 +172,9 @@ def ask(place, is_time):
 class NoisyRows(trainer_kit.NoisyRows):
     def __getitem__(self, row):
         ask("data", row == 100)
+        if PLACE == "hang" and row == 100 and not (FOLDER / "hangs").exists():
+            (FOLDER / "hangs").touch()
+            time.sleep(600)
         return super().__getitem__(row)
 
 
@@ -230,3 +234,23 @@ def test_whatever_a_run_is_doing_it_saves_leaves_with_its_code_and_ends_later_as
     assert finish(start_asking(folder, place, number, 2 - workers), 60) == 0, output_of(folder)
     assert differences(undisturbed, run) == []
     assert count_orphans(folder) == 0
+
+
+@pytest.mark.parametrize("timeout", [0, 300])
+def test_a_run_that_waits_for_a_hanging_worker_is_stopped_and_saved_however_long_it_would_wait(
+    timeout: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = prepare(tmp_path / "hanging")
+    config = folder / "chaos.yaml"
+    config.write_text(config.read_text().replace("batch_size: 8", f"batch_size: 8\n  timeout: {timeout}"))
+    pid = start_asking(folder, "hang", 0, 2)
+    while not (folder / "hangs").exists() and finish(pid, 0.1) is None:
+        pass
+    time.sleep(1)  # for the batches read ahead; were they not yet done, the run would be stopped between two
+    os.kill(pid, signal.SIGTERM)
+    assert finish(pid, 30) == 143, output_of(folder)
+    assert count_orphans(folder) == 0
+    run = final_run(folder)
+    assert json.loads((run / "status.json").read_text())["resumable"]
+    assert finish(start_asking(folder, None, 0, 0), 60) == 0, output_of(folder)
+    assert differences(undisturbed, run) == []

@@ -22,16 +22,17 @@ from src.data.stream import PartStream
 from src.data.worker import (
     PartReader,
     WorkerStart,
-    checked,
     end_workers,
     identity,
     starting_workers,
+    time_limit,
     usable_workers,
-    watched_workers,
+    wait_for_batch,
     worker_error,
 )
 from src.utils.errors import ConfigError, KeelError, WorkerError
 from src.utils.seed import mix_seed
+from src.utils.signals import Stopped
 
 MAX_RESTARTS = 2
 """How often lost workers are started again in an epoch."""
@@ -62,6 +63,9 @@ class Loader:
         ConfigError: Options exclude each other.
         DataError: An epoch would have no batch.
     """
+
+    is_asked_to_stop: Callable[[], bool] = staticmethod(bool)
+    """Asked every now and then while a worker is waited for."""
 
     def __init__(
         self,
@@ -122,6 +126,7 @@ class Loader:
         Raises:
             DataError: A row cannot be read; the message names it.
             WorkerError: A worker died or did not answer in time, more often than is forgiven.
+            Stopped: A worker was waited for, and `is_asked_to_stop` said so.
         """
         if self._resident is not None:
             return self._batches(epoch, start)
@@ -245,15 +250,14 @@ class Loader:
     def _received(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:
             try:
-                with watched_workers():
-                    batch = checked(next(batches))
+                batch = wait_for_batch(batches, self.settings.timeout, self.is_asked_to_stop)
             except StopIteration:
                 return
-            except KeelError:
+            except (KeelError, Stopped):
                 self._torch_loader = None  # the next epoch starts others
                 end_workers(batches)
                 raise
-            except (RuntimeError, ConnectionError, EOFError) as error:
+            except (RuntimeError, TimeoutError, ConnectionError, EOFError) as error:
                 raise self._lost(batches, error) from error
             if self._keys is not None:
                 _, num_own, num_rows = self._keys.pending.popleft()
@@ -281,7 +285,7 @@ class Loader:
             num_workers=workers,
             collate_fn=identity,
             pin_memory=self.pin_memory,
-            timeout=settings.timeout if workers else 0,
+            timeout=time_limit(settings.timeout) if workers else 0,
             worker_init_fn=self._start_worker,
             multiprocessing_context=settings.multiprocessing_context if workers else None,
             generator=torch.Generator(),  # its own: without one, each epoch draws from the run's stream

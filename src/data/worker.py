@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from torch.utils.data._utils import signal_handling
 from src.data.part import SHARED_MEMORY_IS_FULL, Collate, Part, shown_rows
 from src.utils.command import shortage
 from src.utils.errors import KeelError, ResourceError, WorkerError
+from src.utils.signals import Stopped
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class WorkerStart:
     user_function: Callable[[int], Any] | None = None
 
     def __call__(self, worker: int) -> None:
+        sys.excepthook = _tell_unless_dropped
         for ignored in HELD_SIGNALS - {signal.SIGTERM}:
             signal.signal(ignored, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):
@@ -124,6 +127,12 @@ class WorkerStart:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_SIGNALS, signal.SIGCHLD})
         if self.user_function is not None:
             self.user_function(worker)
+
+
+def _tell_unless_dropped(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print what a thread of a worker cannot handle, but not that the training process has dropped a connection."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent(starter: int) -> None:
@@ -160,6 +169,37 @@ def watched_workers() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
 
 
+LOOK_S = 0.5
+"""How often, while a worker is waited for, somebody may say that the wait is over."""
+
+
+def time_limit(limit_s: float) -> float:
+    """Return the time limit that torch's loader gets, for `wait_for_batch` to wait `limit_s`; 0 is for ever."""
+    return min(limit_s or LOOK_S, LOOK_S)
+
+
+def wait_for_batch(batches: Iterator[Any], limit_s: float, is_asked_to_stop: Callable[[], bool]) -> Any:
+    """Return the next batch of workers. torch's loader, when its own limit is over, can be asked again.
+
+    Raises:
+        StopIteration: There is none.
+        Stopped: `is_asked_to_stop` said so.
+        TimeoutError: None came within `limit_s`, unless that is 0.
+    """
+    began_s = time.monotonic()
+    while True:
+        try:
+            with watched_workers():
+                return checked(next(batches))
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            if is_asked_to_stop():
+                raise Stopped from None
+            if 0 < limit_s <= time.monotonic() - began_s:
+                raise TimeoutError(f"{limit_s:g} s") from None
+
+
 def usable_workers(part: Part, wanted: int) -> int:
     """Return how many workers can read `part`: one, if each of several would read all of an iterable dataset."""
     if part.is_iterable and wanted > 1 and not getattr(part.dataset, "is_sharded", False):
@@ -190,26 +230,30 @@ def worker_error(
     """Return what a user is told when a worker died or is silent; any other error is returned as it is.
 
     Args:
-        error: What the DataLoader raised. When a worker dies with a batch half sent, that is a broken connection.
+        error: What `wait_for_batch` raised. When a worker dies with a batch half sent, that is a broken connection.
         processes: The workers.
         part_name: Part that was being read.
         rows: Rows of the batch that was waited for, if known.
     """
-    if timed_out := re.search(r"timed out after (\S+) seconds", str(error)):
+    if isinstance(error, TimeoutError):
         where = part_name if rows is None else f"{part_name} {shown_rows(rows)}"
         return WorkerError(
-            f"{where}: no batch from a loader worker for {timed_out[1]} s; "
+            f"{where}: no batch from a loader worker for {error}; "
             "raise loader.timeout if the data are slow, or find the hanging read with loader.num_workers=0"
         )
     if not isinstance(error, (ConnectionError, EOFError)) and "DataLoader worker" not in str(error):
         return error
-    wait([process.sentinel for process in processes], timeout=1)
+    ended = wait([process.sentinel for process in processes], timeout=1)
+    dead = [process for process in processes if process.sentinel in ended]
+    for process in dead:
+        process.join(1)  # its end is seen before its exit code is there
     with suppress(RuntimeError):
         _error_if_any_worker_fails()  # else torch reports the same death again
-    codes = {process.pid: process.exitcode for process in processes if process.exitcode}
-    pid, code = next(iter(codes.items()), (None, 0))
-    fate = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else "ended unexpectedly"
-    return WorkerError(f"{part_name}: loader worker {pid or ''} {fate}; {_advice(-(code or 0), str(error))}")
+    first = next(iter(sorted(dead, key=lambda process: process.exitcode or 0)), None)  # one that was killed, if any
+    code = first.exitcode or 0 if first else 0
+    fate = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with code {code}"
+    who = f"loader worker {first.pid} {fate}" if first else "a loader worker is gone"
+    return WorkerError(f"{part_name}: {who}; {_advice(-code, str(error))}")
 
 
 def _advice(killer: int, text: str) -> str:

@@ -17,6 +17,7 @@ from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, NumericsError
 from src.utils.seed import rng_state, set_rng_state
+from src.utils.signals import Stopped
 
 AmpDtype = Literal["bf16", "fp16"] | None
 
@@ -35,17 +36,13 @@ def autocast(amp_dtype: AmpDtype, device: torch.device) -> Callable[[], Abstract
     return lambda: torch.autocast(device.type, dtype)
 
 
-class EvaluationStopped(Exception):
-    """An evaluation was left before its end, because the program was asked to stop."""
-
-
 @contextmanager
 def back_if_stopped() -> Iterator[None]:
     """When the evaluations in the block are stopped, put the random streams back to where they were before."""
     streams = rng_state()
     try:
         yield
-    except EvaluationStopped:
+    except Stopped:
         set_rng_state(streams)
         raise
 
@@ -72,7 +69,7 @@ def evaluate(
         meet: Makes what a share of a batch gave into what the whole batch gave, where processes share the rows.
 
     Raises:
-        EvaluationStopped: `stop` said so.
+        Stopped: `stop` said so.
         NumericsError: The loss is not a finite number.
     """
     meters.reset()
@@ -80,7 +77,7 @@ def evaluate(
         task.begin(loader.part.name, epoch)
         for batch in loader.batches():
             if stop():
-                raise EvaluationStopped
+                raise Stopped
             own = batch if meet is None else batch.batch
             with amp():
                 output = task.step(model if forward is None else forward, to_device(own, meters.device))

@@ -21,7 +21,6 @@ from src.trainer.account import Account
 from src.trainer.checkpoint import FORMAT
 from src.trainer.choose_parallel import choose_parallel
 from src.trainer.compiled import compiled
-from src.trainer.evaluate import EvaluationStopped
 from src.trainer.freezing import Freezing
 from src.trainer.guard import Guard
 from src.trainer.hooks import Hook, reactions
@@ -35,7 +34,7 @@ from src.trainer.task import StepOutput, Task
 from src.trainer.validation import Validation
 from src.utils.errors import DataError
 from src.utils.ranks import ALONE, Ranks
-from src.utils.signals import StopSignals
+from src.utils.signals import Stopped, StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +115,9 @@ class Trainer:
 
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
+        if ranks.is_alone:  # several can only stop together, at a step
+            for loader in (train_loader, *self.val_loaders.values()):
+                loader.is_asked_to_stop = lambda: self._signals.received is not None
         self.stateful = self.parallel.as_whole(name_memory(
             self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, ranks,
             progress=self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger,
@@ -136,7 +138,7 @@ class Trainer:
         self.tell("on_fit_start")
         try:
             with StopSignals(self.settings.max_time_s) as self._signals, self.saver:
-                with suppress(EvaluationStopped):
+                with suppress(Stopped):
                     self.guard.repeat_if_bad(self._train)
                 if not self.saver.has_saved(self.progress.step) or self.is_best:
                     self._save(is_last_chance=True)

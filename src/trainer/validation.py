@@ -28,7 +28,7 @@ class Validation:
         """Return the values of all val parts with those of training so far.
 
         Raises:
-            EvaluationStopped: A signal came. Nothing has changed; a resumed run measures again.
+            Stopped: A signal came. Nothing has changed; a resumed run measures again.
         """
         trainer = self.trainer
         model = trainer.ema.model if trainer.ema else trainer.model

@@ -15,6 +15,10 @@ ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 """Signals that ask to stop, as far as the system has them. SLURM sends SIGUSR1 when asked to warn."""
 
 
+class Stopped(Exception):
+    """Something was left before its end, because the program was asked to stop."""
+
+
 class StopSignals:
     """Within the `with` block, signals that ask to stop only set `received`; the loop stops where it is safe.
 
