@@ -538,7 +538,9 @@ def test_a_worker_that_is_killed_is_reported_at_once_with_advice() -> None:
 
 
 def test_a_worker_that_leaves_by_itself_is_named_with_its_code() -> None:
-    with pytest.raises(WorkerError, match=r"train: loader worker \d+ ended by itself with code 0; loader.num_workers=0"):
+    with pytest.raises(
+        WorkerError, match=r"train: loader worker \d+ ended by itself with code 0; loader.num_workers=0"
+    ):
         list(loader(Broken(9, "leave"), num_workers=2, in_order=False).batches())
 
 
