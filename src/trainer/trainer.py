@@ -115,9 +115,7 @@ class Trainer:
 
         self._batches_per_epoch = count_batches(train_loader)
         self._signals, self._stop_reason = StopSignals(), ""
-        if ranks.is_alone:  # several can only stop together, at a step
-            for loader in (train_loader, *self.val_loaders.values()):
-                loader.is_asked_to_stop = lambda: self._signals.received is not None
+        self._end_waits_when_asked()
         self.stateful = self.parallel.as_whole(name_memory(
             self.model, task.criterion, self.ema, self.optimizers, self.schedules, self.hooks, memory or {}, ranks,
             progress=self.progress, meters=self.meters, monitor=self.monitor, logger=self.logger,
@@ -268,6 +266,11 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether all epochs or steps are done."""
         return self.progress.epoch >= self.settings.num_epochs or self.progress.step >= self.settings.num_steps
+
+    def _end_waits_when_asked(self) -> None:
+        if self.ranks.is_alone:  # several can only stop together, at a step
+            for loader in (self.train_loader, *self.val_loaders.values()):
+                loader.is_asked_to_stop = lambda: self._signals.received is not None
 
     def _wants_to_stop(self) -> bool:
         return self._signals.received is not None or bool(self._stop_reason)
