@@ -113,6 +113,7 @@ def costly_trainer(clock: Clock, kept: Kept, folder: Path, **settings: Any) -> T
         val_loaders={"val": make_loader("val", 8)},
         metrics=MetricSet({"m": metric}),
         logger=Logger([kept, CSVFile(folder / "metrics.csv")]),
+        checkpoints=folder,
         hooks=[Costly(clock)],
     )
 

@@ -156,7 +156,7 @@ def test_a_tiny_step_makes_few_calls() -> None:
         return calls_of_ours(trainer.fit)
 
     train(10)
-    assert (train(210) - train(10)) / 200 <= 33.5
+    assert (train(210) - train(10)) / 200 <= 28.5
 
 
 def test_an_epoch_of_one_step_makes_few_calls() -> None:
@@ -168,7 +168,7 @@ def test_an_epoch_of_one_step_makes_few_calls() -> None:
         return calls_of_ours(trainer.fit)
 
     train(10)
-    assert (train(210) - train(10)) / 200 <= 101.5
+    assert (train(210) - train(10)) / 200 <= 80.5
 
 
 def test_reading_tensors_costs_the_same_calls_however_many_rows_there_are() -> None:
@@ -178,7 +178,7 @@ def test_reading_tensors_costs_the_same_calls_however_many_rows_there_are() -> N
         return calls_of_ours(lambda: list(loader.batches()))
 
     assert read(64 * 10, 64) == read(1024 * 10, 1024)
-    assert read(64 * 1000, 64) < 2 * 1000 + 200  # two a batch, and a few for each of the larger reads they are cut from
+    assert read(64 * 1000, 64) < 200  # none for a batch, and a few for each of the larger reads they are cut from
 
 
 @pytest.mark.parametrize("num_rows", [16 * 700 + 5, 16 * 20, 7])

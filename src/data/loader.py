@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -143,29 +143,31 @@ class Loader:
             yield from self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """Return what yields the batches, with no call of ours in between."""
         seen = self._seen[2] if self._seen[:2] == (epoch, start) else 0
-        if self._resident is not None and self._order is not None and not seen:
-            yield from (self._resident.read(epoch, rows) for rows in self._order.batches(epoch, start))
-        elif self.num_workers:
-            yield from self._through_torch_patiently(epoch, start, seen)
-        elif self._stream is not None:
-            yield from self._stream.batches(epoch, start)
-        elif seen or not self.share.is_whole:
-            assert self._order is not None
-            for rows, num_own, num_rows in shared_rows(self._order.batches(epoch, start), self.share, seen):
-                yield self._wrapped(self.part.read(epoch, rows, self._collate), num_own, num_rows)
-        else:
-            assert self._order is not None
-            at_once = self._batches_at_once
-            skipped = start % at_once  # of a resume: slices must lie in memory as they did
-            for rows in self._order.batches(epoch, start - skipped, at_once):
-                batch = self.part.read(epoch, rows, self._collate)
-                if at_once == 1:
-                    yield batch
-                else:
-                    slices = zip(*(tensor.split(self.settings.batch_size) for tensor in batch), strict=True)
-                    yield from islice(map(type(batch), slices), skipped, None)
-                    skipped = 0
+        part, order = self.part, self._order
+        if self._resident is not None and order is not None and not seen:
+            return (self._resident.read(epoch, rows) for rows in order.batches(epoch, start))
+        if self.num_workers:
+            return self._through_torch_patiently(epoch, start, seen)
+        if self._stream is not None:
+            return self._stream.batches(epoch, start)
+        assert order is not None
+        if seen or not self.share.is_whole:
+            shares = shared_rows(order.batches(epoch, start), self.share, seen)
+            return (self._wrapped(part.read(epoch, rows, self._collate), *counts) for rows, *counts in shares)
+        if self._batches_at_once == 1:
+            return (part.read(epoch, rows, self._collate) for rows in order.batches(epoch, start))
+        return chain.from_iterable(self._slices(order, epoch, start))
+
+    def _slices(self, order: RowOrder, epoch: int, start: int) -> Iterator[Iterator[Any]]:
+        """Yield batches, some at a time: they are read together."""
+        skipped = start % self._batches_at_once  # of a resume: slices must lie in memory as they did
+        for rows in order.batches(epoch, start - skipped, self._batches_at_once):
+            read = self.part.read(epoch, rows)
+            slices = zip(*(tensor.split(self.settings.batch_size) for tensor in read), strict=True)
+            yield islice(map(type(read), slices), skipped, None)
+            skipped = 0
 
     def skip_rows(self, epoch: int, start: int, num_rows: int) -> None:
         """Leave out so many rows of batch `start` of `epoch`: they were trained on in batches of another size.

@@ -53,6 +53,7 @@ class RowOrder:
         self.seed = seed
         self.make_sampler = batch_sampler or sampler
         self.yields_batches = batch_sampler is not None
+        self._drawing = Generator()  # seeded anew for each order
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; a `TypeError` says that the sampler has no length."""
@@ -86,12 +87,13 @@ class RowOrder:
         return torch.randperm(num_rows, generator=self._generator(epoch))
 
     def _generator(self, epoch: int) -> Generator:
-        return Generator().manual_seed(mix_seed(ORDER_STREAM, self.seed, epoch))
+        return self._drawing.manual_seed(mix_seed(ORDER_STREAM, self.seed, epoch))
 
     def _sampler(self, epoch: int) -> Iterable[Any]:
         assert self.make_sampler is not None
-        with forked_rng(mix_seed(ORDER_STREAM, self.seed, epoch)):
-            sampler = self.make_sampler(self.part, self._generator(epoch))
+        seed = mix_seed(ORDER_STREAM, self.seed, epoch)
+        with forked_rng(seed):
+            sampler = self.make_sampler(self.part, Generator().manual_seed(seed))
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
         return sampler

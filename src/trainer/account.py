@@ -38,6 +38,7 @@ NAMES = {
     "saving": "saving",
 }
 """What time is spent on: the key of a share, and how the log calls it."""
+OUTSIDE = ("logging", "evaluation", "saving")
 ADVICE = {
     "data": (0.3, "raise loader.num_workers"),
     "copy": (0.2, "send smaller types, such as uint8, and convert them in the model"),
@@ -52,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class Spending:
-    """A block of something that is no part of an update; written out, it costs half of a `contextmanager`."""
+    """What is no part of an update: in `with account.logging:`, say, where the device may be waited for."""
 
     def __init__(self, account: Account, what: str) -> None:
         self.account, self.what = account, what
@@ -92,6 +93,7 @@ class Account:
         self._told: set[str] = set()
         self._parts: dict[str, float] = {}  # seconds of the parts of updates, in the newest samples there are
         self._whole: Counter[str] = Counter()  # seconds of the whole run
+        self.logging, self.evaluation, self.saving = (Spending(self, name) for name in OUTSIDE)
         self._begin()
 
     def _begin(self) -> None:
@@ -148,10 +150,6 @@ class Account:
         """Note that what is called so ends now, and began at the stamp before; without a name it does not count."""
         now: Any = _event() if self._is_cuda else time.perf_counter()
         self._stamps.append((ended, now))
-
-    def spending(self, what: str) -> Spending:
-        """Return a context whose time, in which it may wait for the device, counts as spent on `what`."""
-        return Spending(self, what)
 
     def _open(self) -> None:
         if self._is_sampling:

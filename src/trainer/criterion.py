@@ -43,6 +43,9 @@ class Term:
         """What its outputs mean; None where only the data can tell."""
         if isinstance(criterion, OF_VALUES) or self.name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"):
             self.kind = "values"
+        self.is_sum = self.option("reduction", "mean") == "sum"
+        self.is_by_rows = not (self.is_of_labels or self.is_sum)
+        """Whether it is a mean over the rows of a batch: no sum, and no row counts more than another."""
 
     def option(self, name: str, default: Any) -> Any:
         """Return what the loss was made with."""
@@ -54,11 +57,6 @@ class Term:
     def ignore_index(self) -> int:
         """The label that a loss of labels leaves out."""
         return int(self.option("ignore_index", -100))
-
-    @property
-    def is_by_rows(self) -> bool:
-        """Whether it is a mean over the rows of a batch: no sum, and no row counts more than another."""
-        return not self.is_of_labels and self.option("reduction", "mean") != "sum"
 
     def call(self, outputs: Any, targets: Any, batch: Any) -> Tensor:
         """Return the scalar.
@@ -81,7 +79,7 @@ class Term:
 
     def weigh(self, outputs: Any, targets: Any) -> Weight:
         """Return how much a batch counts in an average: its rows, or the sum of their class weights; 0.0 for a sum."""
-        if self.option("reduction", "mean") == "sum":
+        if self.is_sum:
             return 0.0
         if self.is_of_labels and isinstance(targets, Tensor) and not targets.is_floating_point():
             valid: Tensor = targets != self.ignore_index

@@ -37,7 +37,7 @@ class Journal:
             NumericsError: The loss is not finite.
         """
         trainer = self.trainer
-        with trainer.account.spending("logging"):
+        with trainer.account.logging:
             loss = trainer.meters.loss.lap()  # device sync
             trainer.guard.check(loss)
             rates = learning_rates(trainer.optimizers)
@@ -50,7 +50,7 @@ class Journal:
     def log(self, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
         """Log the values of an epoch or evaluation."""
         trainer = self.trainer
-        with trainer.account.spending("logging"):
+        with trainer.account.logging:
             shown = {**values, **learning_rates(trainer.optimizers), **(timing or {})}
             logged = shown | trainer.account.report()
             trainer.logger.scalars(logged, step=trainer.progress.step, epoch=trainer.progress.epoch)

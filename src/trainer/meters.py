@@ -44,8 +44,7 @@ class Mean:
 
     def compute(self) -> float:
         """Return the mean so far; 0 when nothing was added. Waits for the device."""
-        total, weight = self._read()
-        return total / (weight or 1.0)
+        return float(self.total) / (float(self.weight) or 1.0)  # device sync
 
     def lap(self) -> float:
         """Return the mean of what was added since the last lap. Waits for the device."""
@@ -74,7 +73,8 @@ class LossMean(Mean):
         """Factor and mean of each term; what is counted here itself is then the rest."""
 
     def compute(self) -> float:
-        return super().compute() + sum(factor * mean.compute() for factor, mean in self.terms.values())
+        rest = super().compute()
+        return rest + sum(factor * mean.compute() for factor, mean in self.terms.values()) if self.terms else rest
 
     def lap(self) -> float:
         return super().lap() + sum(factor * mean.lap() for factor, mean in self.terms.values())

@@ -26,6 +26,8 @@ class Monitor:
         self.best_epoch = 0
         self.best_at = ""
         self.num_waited = 0
+        self.is_exhausted = False
+        """Whether it has waited for longer than `patience`."""
         self._reference: float | None = None
 
     def update(self, values: Mapping[str, float], epoch: int, at: str = "") -> bool:
@@ -48,6 +50,7 @@ class Monitor:
             self._reference, self.num_waited = value, 0
         else:
             self.num_waited += 1
+        self._look_at_patience()
         is_best = self._improves(value, self.best, 0.0)
         if is_best:
             self.best, self.best_epoch, self.best_at = value, epoch, at or f"epoch {epoch}"
@@ -60,9 +63,8 @@ class Monitor:
             return True
         return value < reference - margin if self.mode == "min" else value > reference + margin
 
-    @property
-    def is_exhausted(self) -> bool:
-        return 0 < self.patience <= self.num_waited
+    def _look_at_patience(self) -> None:
+        self.is_exhausted = 0 < self.patience <= self.num_waited
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -80,6 +82,7 @@ class Monitor:
             self.best, self.best_epoch = state["best"], state["best_epoch"]
             self.best_at = state.get("best_at", f"epoch {self.best_epoch}")
             self.num_waited, self._reference = state["num_waited"], state["reference"]
+            self._look_at_patience()
 
 
 def default_monitor(val_parts: Iterable[str]) -> str | None:

@@ -82,11 +82,10 @@ class FiniteGradients:
         """Return whether all there are are finite. Waits for the device."""
         large = self._large
         try:
-            doubted = [
-                each
-                for each in gradients
-                if each is not None and (each.numel() < large or not math.isfinite(each.sum()))  # device sync
-            ]
+            doubted = []
+            for each in gradients:
+                if each is not None and (each.numel() < large or not math.isfinite(each.sum())):  # device sync
+                    doubted.append(each)
             if not doubted:
                 return True
             torch._amp_foreach_non_finite_check_and_unscale_(doubted, self._found, self._one)

@@ -172,7 +172,7 @@ class Trainer:
             if self.ema:
                 self.ema.update()
             self._after_step()
-            if self._must_stop() or (self.is_finished and self.progress.batch < self._batches_per_epoch):
+            if self._must_stop() or (self.progress.batch < self._batches_per_epoch and self.is_finished):
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
@@ -236,8 +236,10 @@ class Trainer:
     def _save(self, is_last_chance: bool = False) -> None:
         """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
+        if self.saver.store is None:
+            return
         self.guard.check(self.meters.loss.compute(), before_saving=True)  # what nan has touched is never saved
-        with self.account.spending("saving"):
+        with self.account.saving:
             self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def state_dict(self) -> dict[str, Any]:

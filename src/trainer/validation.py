@@ -31,13 +31,13 @@ class Validation:
             Stopped: A signal came. Nothing has changed; a resumed run measures again.
         """
         trainer = self.trainer
-        model = trainer.ema.model if trainer.ema else trainer.model
-        forward = model if trainer.ema else trainer.forward
         values = trainer.journal.train_values()
-        trainer.parallel.before_evaluation(model)
         if not trainer.val_loaders:
             return values
-        with trainer.account.spending("evaluation"), back_if_stopped():
+        model = trainer.ema.model if trainer.ema else trainer.model
+        forward = model if trainer.ema else trainer.forward
+        trainer.parallel.before_evaluation(model)
+        with trainer.account.evaluation, back_if_stopped():
             for name, loader in trainer.val_loaders.items():
                 result = evaluate(
                     trainer.task, model, loader, self.meters, forward=forward, amp=trainer.step.amp, stop=self.stop,
