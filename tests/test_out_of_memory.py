@@ -17,8 +17,9 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
+from src.trainer.evaluate import predict
 from src.trainer.memory import Progress
-from src.trainer.out_of_memory import MicroBatches, count_rows, is_out_of_memory, sliced
+from src.trainer.out_of_memory import MicroBatches, Pieces, count_rows, is_out_of_memory, sliced
 from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
@@ -40,7 +41,7 @@ class FailsBackward(torch.autograd.Function):
         return gradient, None
 
 
-def check_fits(tensor: Tensor, limit: int) -> None:
+def check_fits(tensor: Any, limit: int) -> None:
     if len(tensor) > limit:
         raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(tensor)} GiB.\nMore text")
 
@@ -185,6 +186,69 @@ def test_other_errors_of_a_step_go_through() -> None:
     with pytest.raises(RuntimeError, match="shapes differ"):
         make_trainer(Wrong(5, 4)).fit()
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+
+
+class Wide(nn.Module):
+    """Has memory for so many rows in evaluation."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.sizes = limit, list[int]()
+        self.body = nn.Linear(5, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.body(inputs)
+        if not self.training:
+            check_fits(inputs, self.limit)
+            self.sizes.append(len(inputs))
+        return outputs
+
+
+def evaluated(limit: int, folder: Path | None = None, **settings: Any) -> Trainer:
+    torch.manual_seed(1)
+    trainer = make_trainer(Wide(limit), folder, nn.CrossEntropyLoss(weight=torch.tensor([0.1, 2, 5, 1])), **settings)
+    trainer.val_loaders["val"] = trainer.train_loader
+    return trainer
+
+
+@pytest.mark.parametrize("limit", [1, 3, 13])
+def test_an_evaluation_that_does_not_fit_is_made_in_pieces_and_gives_the_same_values(limit: int) -> None:
+    trainer, expected = evaluated(limit), evaluated(1000)
+    assert trainer.fit() == pytest.approx(expected.fit(), rel=1e-6)
+    assert {name.split("/")[0] for name in trainer.values} == {"train", "val"}
+    assert sum(trainer.model.sizes) == sum(expected.model.sizes) == 3 * 45  # type: ignore[arg-type]
+    assert trainer.progress.evaluation_pieces == {1: 16, 3: 8, 13: 2}[limit]
+    assert trainer.progress.micro_batches == 1
+
+
+def test_the_pieces_of_an_evaluation_are_told_once_and_kept_by_a_resumed_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluated(7, tmp_path, epochs=2).fit()
+    assert [record.message for record in caplog.records] == [
+        "train: memory ran out (CUDA out of memory. Tried to allocate 14 GiB.); from now on a batch of 14 rows is "
+        "evaluated in 2 pieces: the same values to rounding"
+    ]
+    resumed = evaluated(7, tmp_path)
+    resumed.load_state_dict(open_checkpoint(tmp_path / "last.pt")[1])
+    resumed.fit()
+    assert len(caplog.records) == 1 and resumed.model.sizes == [7] * 6 + [1, 2]
+
+
+def test_predictions_that_do_not_fit_are_made_in_pieces_and_keep_their_order() -> None:
+    expected, small = evaluated(1000), evaluated(3)
+    made = [
+        torch.cat(list(predict(each.task, each.model, each.train_loader, torch.device("cpu"))))
+        for each in (expected, small)
+    ]
+    torch.testing.assert_close(made[0], made[1])
+
+
+def test_an_evaluation_for_which_one_row_is_too_much_ends_the_run() -> None:
+    with pytest.raises(ResourceError, match=r"train: memory ran out with one row at a time \(CUDA out of memory"):
+        evaluated(0).fit()
+    with pytest.raises(ResourceError, match=r"val: memory ran out, and this batch cannot be cut: .*val\.batch_size"):
+        list(Pieces(torch.device("cpu")).outputs("val", [torch.zeros(3), torch.zeros(2)], lambda _: check_fits([1], 0)))
 
 
 Pair = namedtuple("Pair", "inputs targets")

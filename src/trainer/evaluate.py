@@ -13,6 +13,7 @@ from src.data.loader import Loader
 from src.data.share import SharedBatch
 from src.trainer.meters import Meters
 from src.trainer.nonfinite import ADVICE
+from src.trainer.out_of_memory import Pieces
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, NumericsError
@@ -58,6 +59,7 @@ def evaluate(
     stop: Callable[[], bool] = bool,
     epoch: int = 0,
     meet: Callable[[StepOutput, SharedBatch], StepOutput] | None = None,
+    pieces: Pieces | None = None,
 ) -> dict[str, float]:
     """Return loss and metrics of `model` over all rows of `loader`, by name.
 
@@ -67,21 +69,30 @@ def evaluate(
         stop: Asked before every batch whether to leave at once; never by default.
         epoch: Of the training, for the task.
         meet: Makes what a share of a batch gave into what the whole batch gave, where processes share the rows.
+        pieces: Knows in how many pieces batches fit into memory; None finds out.
 
     Raises:
         Stopped: `stop` said so.
         NumericsError: The loss is not a finite number.
+        ResourceError: A single row does not fit into memory.
     """
+    pieces, device = pieces or Pieces(meters.device), meters.device
+
+    def compute(batch: Any) -> StepOutput:
+        with amp():
+            return task.step(model if forward is None else forward, to_device(batch, device))
+
     meters.reset()
     with evaluating(model), undisturbed(task), torch.no_grad():
         task.begin(loader.part.name, epoch)
         for batch in loader.batches():
             if stop():
                 raise Stopped
-            own = batch if meet is None else batch.batch
-            with amp():
-                output = task.step(model if forward is None else forward, to_device(own, meters.device))
-            meters.update(output if meet is None else meet(output, batch))
+            if meet is None:
+                for output in pieces.outputs(loader.part.name, batch, compute):
+                    meters.update(output)
+            else:
+                meters.update(meet(compute(batch.batch), batch))
     values = meters.compute()
     if not torch.isfinite(torch.tensor(values["loss"])):
         raise NumericsError(f"{loader.part.name}: the loss over this part is {values['loss']}; {ADVICE}")
@@ -95,13 +106,17 @@ def predict(
     device: torch.device,
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[Any]:
-    """Yield the model's outputs batch by batch, in the order of the rows. Batches need not hold targets."""
+    """Yield the model's outputs in the order of the rows, a batch at a time or less. Batches need not hold targets."""
+    pieces = Pieces(device)
+
+    def compute(batch: Any) -> Any:
+        with amp():
+            return task.predict(model, to_device(batch, device))
+
     with evaluating(model), undisturbed(task), torch.no_grad():
         task.begin(loader.part.name, 0)
         for batch in loader.batches():
-            with amp():
-                outputs = task.predict(model, to_device(batch, device))
-            yield outputs
+            yield from pieces.outputs(loader.part.name, batch, compute)
 
 
 @contextmanager

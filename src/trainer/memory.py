@@ -47,6 +47,8 @@ class Progress:
     """Steps that were left out or rolled back, because their numbers had gone wrong."""
     micro_batches: int = 1
     """Pieces that each batch is computed in, since memory ran out."""
+    evaluation_pieces: int = 1
+    """The same for evaluations."""
 
     @property
     def place(self) -> str:

@@ -1,11 +1,12 @@
-"""When a step does not fit into memory: its batches are cut into micro-batches until it does."""
+"""When a step or an evaluation does not fit into memory: its batches are cut into pieces until it does."""
 
 from __future__ import annotations
 
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from itertools import pairwise
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from src.trainer.memory import Progress
 from src.utils.errors import ResourceError
 from src.utils.nested import parts_of, with_parts
 
+Output = TypeVar("Output")
 ADVICE = "lower loader.batch_size and raise trainer.accumulate_steps alike, which keeps the step as it was"
+TOO_LARGE = "memory ran out with one row at a time ({}); use a smaller model, or trainer.amp_dtype=bf16"
 log = logging.getLogger(__name__)
 
 
@@ -44,11 +47,8 @@ class MicroBatches:
             return list(enumerate(batches))
         pieces = []
         for index, batch in enumerate(batches):
-            num_rows = self._count(batch)
-            for part in range(number):
-                rows = slice(num_rows * part // number, num_rows * (part + 1) // number)
-                if rows.start < rows.stop:
-                    pieces.append((index * number + part, sliced(batch, rows, num_rows)))
+            found = pieces_of(batch, number, self._count(batch))
+            pieces += [(index * number + part, piece) for part, piece in found]
         return pieces
 
     def halve(self, batches: Sequence[Any], error: BaseException) -> None:
@@ -57,16 +57,13 @@ class MicroBatches:
         Raises:
             ResourceError: A piece is a single row already, a batch cannot be cut, or other ranks would not follow.
         """
-        reason = (str(error).splitlines() or ["no more is given"])[0]
+        reason = _first_line(error)
         where, number = f"step {self.progress.step + 1}", self.progress.micro_batches
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ResourceError(f"{where}: memory ran out ({reason}); with several ranks, {ADVICE}") from error
         num_rows = max(map(self._count, batches))
         if number >= num_rows:
-            raise ResourceError(
-                f"{where}: memory ran out with one row at a time ({reason}); use a smaller model, or "
-                "trainer.amp_dtype=bf16"
-            ) from error
+            raise ResourceError(f"{where}: {TOO_LARGE.format(reason)}") from error
         self.progress.micro_batches, self.num_taken = 2 * number, 2 * self.num_taken
         log.warning(
             "%s: memory ran out (%s); from now on a batch of %d rows is computed in %d micro-batches. "
@@ -93,6 +90,78 @@ class MicroBatches:
             raise ResourceError(
                 f"step {self.progress.step + 1}: memory ran out, and this batch cannot be cut: {error}; {ADVICE}"
             ) from None
+
+
+class Pieces:
+    """Computes batches that are not trained on in as many pieces as memory asks for, first in one.
+
+    Losses and metrics are those of the whole batches, to rounding: they count by rows.
+
+    Args:
+        device: Where it is computed.
+        progress: Of the run, which remembers the number; None forgets it.
+    """
+
+    def __init__(self, device: torch.device, progress: Progress | None = None) -> None:
+        self.device, self.progress = device, progress or Progress()
+
+    def outputs(self, name: str, batch: Any, compute: Callable[[Any], Output]) -> Iterator[Output]:
+        """Yield what `compute` makes of `batch`, or of one piece of it after the other.
+
+        Args:
+            name: Of the part that the batch is of.
+            batch: Is cut only if it must be.
+            compute: Is called again, with smaller pieces, where memory ran out.
+
+        Raises:
+            ResourceError: A piece is a single row already, or the batch cannot be cut.
+        """
+        num_done = 0
+        while True:
+            number = self.progress.evaluation_pieces
+            pieces = [(0, batch)] if number == 1 else pieces_of(batch, number, count_rows(batch))
+            output: Output | None = None
+            try:
+                for place, piece in pieces:
+                    if place >= num_done:
+                        output = compute(piece)
+                        num_done = place + 1
+                        yield output
+                return
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(name, batch, error)
+                pieces, output, piece = [], None, None  # they hold what ran out
+            num_done *= 2
+            free_cached_memory(self.device)
+
+    def _halve(self, name: str, batch: Any, error: BaseException) -> None:
+        number = self.progress.evaluation_pieces
+        try:
+            num_rows = count_rows(batch)
+        except ValueError as why:
+            raise ResourceError(
+                f"{name}: memory ran out, and this batch cannot be cut: {why}; lower loader.{name}.batch_size"
+            ) from error
+        if number >= num_rows:
+            raise ResourceError(f"{name}: {TOO_LARGE.format(_first_line(error))}") from error
+        self.progress.evaluation_pieces = 2 * number
+        log.warning(
+            "%s: memory ran out (%s); from now on a batch of %d rows is evaluated in %d pieces: the same values to "
+            "rounding", name, _first_line(error), num_rows, 2 * number,
+        )  # fmt: skip
+
+
+def pieces_of(batch: Any, number: int, num_rows: int) -> list[tuple[int, Any]]:
+    """Return the pieces of a batch and their places among `number`; where there are fewer rows, some are missing."""
+    bounds = [num_rows * part // number for part in range(number + 1)]
+    cuts = enumerate(pairwise(bounds))
+    return [(part, sliced(batch, slice(start, end), num_rows)) for part, (start, end) in cuts if start < end]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no more is given"])[0]
 
 
 def count_rows(batch: Any) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from src.trainer.evaluate import back_if_stopped, evaluate
 from src.trainer.meters import Meters
+from src.trainer.out_of_memory import Pieces
 
 if TYPE_CHECKING:
     from src.trainer.trainer import Trainer
@@ -23,6 +24,7 @@ class Validation:
 
     def __init__(self, trainer: Trainer, meters: Meters, stop: Callable[[], bool]) -> None:
         self.trainer, self.meters, self.stop = trainer, meters, stop
+        self._pieces = Pieces(trainer.device, trainer.progress)
 
     def measure(self) -> dict[str, float]:
         """Return the values of all val parts with those of training so far.
@@ -41,7 +43,7 @@ class Validation:
             for name, loader in trainer.val_loaders.items():
                 result = evaluate(
                     trainer.task, model, loader, self.meters, forward=forward, amp=trainer.step.amp, stop=self.stop,
-                    epoch=trainer.progress.epoch, meet=trainer.parallel.meet,
+                    epoch=trainer.progress.epoch, meet=trainer.parallel.meet, pieces=self._pieces,
                 )  # fmt: skip
                 values |= {f"{name}/{key}": value for key, value in result.items()}
                 trainer.figures |= {f"{name}/{key}": seen for key, seen in self.meters.figures().items()}
