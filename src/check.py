@@ -119,7 +119,7 @@ def _describe_ranks(trainer: Trainer) -> Iterator[str]:
     if not trainer.ranks.is_alone:
         yield f"ranks      as rank 0 of {size:,}: {rows // size:,} rows each, a global batch of {rows:,} rows"
         if trainer.device.type == "cuda":
-            yield "             a batch that does not fit into a GPU's memory ends the run; one process alone would cut it"
+            yield "             a batch that does not fit into a GPU's memory ends the run; one process would cut it"
 
 
 def _describe_model(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
