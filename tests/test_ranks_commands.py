@@ -43,6 +43,8 @@ class Fault(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.what == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
+        elif self.what == "exit":
+            os._exit(3)
         elif self.what == "hang":
             time.sleep(1000)
         elif self.what == "full":
@@ -230,8 +232,18 @@ def test_a_rank_that_is_killed_for_good_is_named(make: Callable[..., Path]) -> N
     config = make("killed")
     ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5))
     assert ended.returncode == 7
-    assert ended.stderr.splitlines()[-1].startswith("error: rank 1 was killed by SIGKILL")
-    assert status(only_run(config)) == {"state": "failed", "code": 7, "step": 4, "resumable": True}
+    run = only_run(config)
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: rank 1 was killed by SIGKILL") and line.endswith(f"Go on with -r {run}")
+    assert status(run) == {"state": "failed", "code": 7, "step": 4, "resumable": True}
+
+
+def test_a_rank_that_ends_without_a_word_is_named_with_its_code_and_log(make: Callable[..., Path]) -> None:
+    config = make("exits")
+    ended = train(config, "-d", "cpu,cpu", fault(config, "exit", 2, rank=0))
+    assert ended.returncode == 7
+    log = only_run(config) / "log.txt"
+    assert ended.stderr == f"error: rank 0 ended with exit code 3 and told no reason; its log is {log}\n"
 
 
 @pytest.mark.full

@@ -27,6 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from src.utils.errors import KeelError, WorkerError
+from src.utils.launched import note, note_error
 from src.utils.ranks import Ranks
 from src.utils.watch import Watch
 
@@ -105,6 +106,7 @@ class Group(Ranks):
             self._watch.last_words = last_words
 
     def remember(self, name: str, text: str) -> None:
+        note(name, text)
         with suppress(RuntimeError, WorkerError):  # the launcher has gone; there will be no later attempt
             self._job.set(f"keel/{name}", text)
 
@@ -178,6 +180,12 @@ class Group(Ranks):
                     tensor.copy_(part.view_as(tensor))
 
     def tells(self, error: BaseException) -> bool:
+        is_first = self._fails_first(error)
+        if is_first:
+            note_error(str(error) if isinstance(error, KeelError) else f"{type(error).__name__}: {error}")
+        return is_first
+
+    def _fails_first(self, error: BaseException) -> bool:
         if isinstance(error, LostRank):
             time.sleep(LAST_WORDS_S)  # whoever has gone first tells why
         if "_store" in self.__dict__:

@@ -9,13 +9,17 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from src.utils.errors import WorkerError
+from src.utils.paths import shown_path
 
+STOPPED = (128 + int(signal.SIGINT), 128 + int(signal.SIGTERM))
+"""Exit codes of runs that were asked to stop, and need no reason."""
 STOP_S = 120
 """How long the processes may take to save after a signal, before they are killed."""
 
@@ -52,26 +56,44 @@ def launch(command: Sequence[str], num_processes: int, max_restarts: int) -> int
         try:
             elastic_launch(config, command[0])(*command[1:])
         except SignalException as error:
-            return 128 + int(signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM)
+            return STOPPED[0 if error.sigval == signal.SIGINT else 1]
         except ChildFailedError as error:
-            return _exit_code(error)
+            return _exit_code(error, Path(folder))
     return 0
 
 
-def _exit_code(error: ChildFailedError) -> int:
-    """Return the exit code of the rank that failed first.
+def _exit_code(error: ChildFailedError, folder: Path) -> int:
+    """Return the exit code of the rank that failed first and told why.
+
+    Args:
+        error: What the launcher saw.
+        folder: Where ranks leave notes.
 
     Raises:
-        WorkerError: It was killed; the agent's own SIGTERM, which ends the others, does not count.
+        WorkerError: One was killed, or ended without a word; the agent's own SIGTERM, which ends the others, does not
+            count.
     """
     failures = sorted(error.failures.items(), key=lambda failure: failure[1].timestamp)
+    codes = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
     for rank, failure in failures:
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
-            name = signal.Signals(-failure.exitcode).name
-            hint = "; often memory ran out: use a smaller loader.batch_size" if name == "SIGKILL" else ""
-            raise WorkerError(f"rank {rank} was killed by {name}{hint}. The last checkpoint is whole, go on with -r")
-    codes = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
-    return codes[0] if codes else 128 + int(signal.SIGTERM)
+            hint = "; often memory ran out: use a smaller loader.batch_size" if failure.exitcode == -9 else ""
+            raise WorkerError(f"rank {rank} was killed by {failure.signal_name()}{hint}{_whereabouts(rank, folder)}")
+        if failure.exitcode > 0 and failure.exitcode not in STOPPED and not Path(failure.error_file).is_file():
+            told = f"rank {rank} ended with exit code {failure.exitcode} and told no reason"
+            raise WorkerError(f"{told}{_whereabouts(rank, folder)}")
+    return codes[0] if codes else STOPPED[1]
+
+
+def _whereabouts(rank: int, folder: Path) -> str:
+    """Return where to read on, and how to go on."""
+    notes = [Path(each.read_text(encoding="utf-8")) for each in folder.rglob("run")]
+    if not notes:
+        return ""
+    log = notes[-1] / (f"rank{rank}.log" if rank else "log.txt")
+    logged = f"its log is {shown_path(log)}" if log.is_file() else "it has logged nothing"
+    has_saved = any((notes[-1] / "checkpoints").glob("step-*.json"))
+    return f"; {logged}" + (f". Go on with -r {shown_path(notes[-1])}" if has_saved else "")
 
 
 def _silence(name: str) -> None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from torch.distributed.distributed_c10d import Store
 
 from src.utils.errors import WorkerError
+from src.utils.launched import note_error
 from src.utils.paths import PROJECT_ROOT
 
 ANSWER_S = 2.0
@@ -90,7 +91,9 @@ class Watch:
         return " and does not answer"
 
     def _leave(self) -> None:
-        if self.rank in json.loads(self.store.get("hanging")):
+        late = json.loads(self.store.get("hanging"))
+        note_error(f"rank {', '.join(map(str, late))} hangs")
+        if self.rank in late:
             self.store.set(f"place/{self.rank}", self._place())
         self.last_words()
         time.sleep(ANSWER_S + 1.0)  # let the one that names it speak first
