@@ -27,7 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from src.utils.errors import KeelError, WorkerError
-from src.utils.launched import note, note_error
+from src.utils.notes import note, note_error
 from src.utils.ranks import Ranks
 from src.utils.watch import Watch
 

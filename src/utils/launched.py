@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 
 from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE, Ranks, current_ranks, join
 
 GIVEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher puts into the environment of every rank."""
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Where torch's launcher looks for what a rank has to say about its end."""
 
 
 def find_ranks() -> Ranks:
@@ -46,20 +40,6 @@ def refuse_several(program: str) -> None:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         ranks = find_ranks()
         raise ConfigError(f"{program}: works in one process, found {ranks.world_size}; start `python {program} ...`")
-
-
-def note(name: str, text: str) -> None:
-    """Leave a text where this rank's launcher keeps its files, if it keeps any."""
-    if place := os.environ.get(ERROR_FILE):
-        with suppress(OSError):
-            Path(place).with_name(name).write_text(text, encoding="utf-8")
-
-
-def note_error(text: str) -> None:
-    """Let the launcher know that this rank has told why it ends; torchrun shows `text` at its own end."""
-    if place := os.environ.get(ERROR_FILE):
-        extra = {"py_callstack": text, "timestamp": str(int(time.time()))}
-        note(Path(place).name, json.dumps({"message": {"message": text, "extraInfo": extra}}))
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

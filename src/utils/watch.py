@@ -15,7 +15,7 @@ from types import TracebackType
 from torch.distributed.distributed_c10d import Store
 
 from src.utils.errors import WorkerError
-from src.utils.launched import note_error
+from src.utils.notes import note_error
 from src.utils.paths import PROJECT_ROOT
 
 ANSWER_S = 2.0
