@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from src.trainer.profile import standard_traces
 from src.trainer.rehearse import size_lazy_layers
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.step import needs_closure
-from src.trainer.task import Task
+from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.errors import ConfigError
@@ -242,21 +242,43 @@ def task_memory(task: Any, device: torch.device, ranks: Ranks) -> dict[str, Any]
     return {"task": TaskMemory(task, device, ranks)} if hasattr(task, "state_dict") else {}
 
 
-def check_watched(config: Config, part: str, logged: Sequence[str]) -> None:
+def check_watched(config: Config, experiment: Experiment, part: str, output: StepOutput) -> None:
     """Refuse to watch a value of `part` that it does not log, known once a step of the task was tried.
 
     Raises:
         ConfigError: Names the key, what is logged, and the nearest.
     """
+    logged = ["loss", *output.scalars, *config.metrics]
     schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
     watched = {"trainer.monitor": config.trainer.monitor}
     for name, schedule in schedules.items():
         watched[f"lr_scheduler{name and '.'}{name}.monitor"] = schedule.monitor if schedule else None
     for key, monitor in watched.items():
-        where, _, metric = (monitor or "").rpartition(" ")[2].partition("/")
-        if where == part and metric not in logged and metric.split("/")[0] not in logged:
-            close = did_you_mean(metric, logged)
-            raise ConfigError(f"{key}: {part} logs no `{metric}`{close}; it logs {', '.join(logged)}")
+        where, _, value = (monitor or "").rpartition(" ")[2].partition("/")
+        metric, _, row = value.partition("/")
+        if where != part:
+            continue
+        if value not in logged and metric not in logged:
+            close = did_you_mean(value, logged)
+            raise ConfigError(f"{key}: {part} logs no `{value}`{close}; it logs {', '.join(logged)}")
+        rows = _values_of(experiment.metrics, metric, output) if metric in config.metrics else []
+        classes = getattr(experiment.parts["train"].dataset, "class_names", None) or range(len(rows))
+        is_certain = not row or rows == [str(name) for name in classes]  # other names may depend on the rows
+        if rows and row not in rows and is_certain:
+            what = f"there is no `{metric}/{row}`" if row else f"`{metric}` has several values"
+            raise ConfigError(f"{key}: {what}{did_you_mean(row, rows)}; write {metric}/{rows[0]}, for example")
+
+
+def _values_of(metrics: MetricSet, metric: str, output: StepOutput) -> list[str]:
+    """Return the names of a metric's several values; none where it has one, or so few rows do not tell."""
+    try:
+        metrics.update(output.outputs, output.targets)
+        names = list(metrics.compute())
+    except Exception:  # any metric of the user's
+        return []
+    finally:
+        metrics.reset()
+    return [name.removeprefix(f"{metric}/") for name in names if name.startswith(f"{metric}/")]
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:

@@ -183,7 +183,7 @@ def try_out(
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         output = rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
         if output is not None and loader.part.name != "train":
-            check_watched(config, loader.part.name, ["loss", *output.scalars, *config.metrics])
+            check_watched(config, experiment, loader.part.name, output)
 
 
 def what_next(run_path: Path, config: Config, experiment: Experiment) -> list[str]:

@@ -17,7 +17,7 @@ from torch import nn
 from src.trainer.task import StepOutput, Task
 
 class Rows(torch.utils.data.Dataset):
-    num_classes = 2
+    class_names = ["setosa", "virginica"]
 
     def __init__(self):
         generator = torch.Generator().manual_seed(0)
@@ -52,6 +52,20 @@ class Weighted(nn.Module):
 
     def forward(self, outputs, targets):
         return self.scale * outputs.square().mean()
+
+class by_length:
+    # a few rows tell nothing of long ones
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.seen = 0
+
+    def update(self, outputs, targets):
+        self.seen += len(outputs)
+
+    def compute(self):
+        return {"short": 1.0, **({"long": 2.0} if self.seen > 4 else {})}
 
 class Players(Task):
     def update(self, model, batch, optimizers):
@@ -98,6 +112,12 @@ def test_a_term_of_the_loss_may_be_watched(begin: Callable[..., int]) -> None:
     assert begin(trainer="{epochs: 1, monitor: min val/ce}", lr_scheduler=schedule) == 0
 
 
+def test_one_value_of_several_may_be_watched(begin: Callable[..., int]) -> None:
+    metrics = "[{type: recall, args: {average: none}}, told.by_length]"
+    assert begin(metrics=metrics, trainer="{epochs: 1, monitor: max val/recall/virginica}") == 0
+    assert begin(metrics=metrics, trainer="{epochs: 1, monitor: max val/by_length/long}") == 0
+
+
 def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) -> None:
     task = "{type: told.Scored, args: {inputs: x, targets: label}}"
     assert begin(task=task, trainer="{epochs: 1, monitor: min val/spread}") == 0
@@ -129,6 +149,17 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             {"task": "{inputs: x, targets: lable, outputs: logits}", "loss": "", "model": "told.Own"},
             r"task.targets: no 'lable' in a batch.*x, label; did you mean `label`",
         ),
+        (
+            {"metrics": "[{type: recall, args: {average: none}}]", "trainer": "{monitor: max val/recall/setsa}"},
+            r"trainer.monitor: there is no `recall/setsa`; did you mean `setosa`\?",
+        ),
+        (
+            {
+                "metrics": "[{type: recall, args: {average: none}}]",
+                "lr_scheduler": "{type: ReduceLROnPlateau, monitor: val/recall}",
+            },
+            r"lr_scheduler.monitor: `recall` has several values; known: setosa, virginica; write recall/setosa",
+        ),
         ({"task": "{inputs: x}"}, r"a batch holds no targets, and the loss needs them"),
         (
             {
@@ -140,7 +171,17 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             r"val: .*; the task has an `update` alone: write `step`, which says .*, or leave `val` out",
         ),
     ],
-    ids=["term", "task", "schedule", "targets", "targets of a model with a loss", "no targets", "update alone"],
+    ids=[
+        "term",
+        "task",
+        "schedule",
+        "class",
+        "no class",
+        "targets",
+        "targets of own loss",
+        "no targets",
+        "update alone",
+    ],
 )
 def test_what_is_wrong_is_told_before_a_run_begins(
     lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path
