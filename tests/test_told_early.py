@@ -30,6 +30,19 @@ class Rows(torch.utils.data.Dataset):
     def __getitem__(self, row):
         return {"x": self.inputs[row], "label": self.labels[row]}
 
+class Odd(Rows):
+    # wrong labels, in no row that is tried
+    def __init__(self):
+        super().__init__()
+        self.labels[20:30] = 7
+        self.targets = self.labels
+
+class ThreeKinds(Rows):
+    num_classes = 3
+
+def size(outputs):
+    return outputs.abs().mean()
+
 class Own(nn.Module):
     def __init__(self):
         super().__init__()
@@ -160,6 +173,14 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             },
             r"lr_scheduler.monitor: `recall` has several values; known: setosa, virginica; write recall/setosa",
         ),
+        (
+            {"data": "{type: told.Odd, split: {val: 10}}", "loss": "{ce: CrossEntropyLoss, l1: told.size}"},
+            r"train row \d+: label 7 is out of range: the model has 2 outputs, .*; change model.args.out_features",
+        ),
+        (
+            {"data": "{type: told.ThreeKinds, split: {val: 10}}"},
+            r"train: the dataset has 3 classes, and the model 2 outputs; change model.args.out_features from 2 to 3",
+        ),
         ({"task": "{inputs: x}"}, r"a batch holds no targets, and the loss needs them"),
         (
             {
@@ -171,18 +192,9 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             r"val: .*; the task has an `update` alone: write `step`, which says .*, or leave `val` out",
         ),
     ],
-    ids=[
-        "term",
-        "task",
-        "schedule",
-        "class",
-        "no class",
-        "targets",
-        "targets of own loss",
-        "no targets",
-        "update alone",
-    ],
-)
+    ids=["term", "task", "schedule", "class", "no class", "label", "classes", "targets", "targets of own loss",
+         "no targets", "update alone"],
+)  # fmt: skip
 def test_what_is_wrong_is_told_before_a_run_begins(
     lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path
 ) -> None:

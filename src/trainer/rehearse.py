@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from src.data.loader import Loader
 from src.data.part import Part
+from src.trainer.criterion import terms_of
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
 from src.trainer.task import StepOutput, Task, undisturbed
@@ -203,27 +204,50 @@ def _change_of(arguments: Mapping[str, Any], value: int, needed: int) -> str:
 
 
 def _check_labels(task: Task, part: Part, output: StepOutput, arguments: Mapping[str, Any]) -> None:
-    """Look at all labels on the host, where the dataset offers them: a GPU reports a wrong one as a crash."""
-    criterion, targets = task.criterion, getattr(part.dataset, "targets", None)
-    if targets is None or not isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
+    """Hold all labels against the model, where the dataset offers them: a GPU reports a wrong one as a crash."""
+    terms = [term for term in terms_of(task.criterion) if term.is_of_labels and term.second == "targets"]
+    outputs = output.outputs
+    if not terms or not isinstance(outputs, Tensor) or outputs.dim() < 2:
         return
-    labels, num_classes = part.targets(), output.outputs.shape[1]
-    if labels.dim() == 1 and not labels.is_floating_point():
-        if bool((labels == criterion.ignore_index).all()):
+    num_outputs = outputs.shape[1]
+    if (labels := _labels_of(part)) is not None:
+        if not isinstance(task.criterion, Mapping) and bool((labels == terms[0].ignore_index).all()):
             raise DataError(
-                f"{part.name}: no row has a label: all are {criterion.ignore_index}, which {type(criterion).__name__} "
-                "leaves out; the loss would be nan"
+                f"{part.name}: no row has a label: all are {terms[0].ignore_index}, which {terms[0].name} leaves out; "
+                "the loss would be nan"
             )
         if part.name == "train" and bool((labels == labels[0]).all()):
             log.warning("data   all labels of %s are %d: there is nothing to tell apart", part.name, int(labels[0]))
-        wrong = ((labels < 0) | (labels >= num_classes)) & (labels != criterion.ignore_index)
-        if wrong.any():
-            first = int(wrong.nonzero()[0])
-            raise DataError(
-                f"{part.name} row {int(part.row_ids()[first])}: label {int(labels[first])} is out of range: the model "
-                f"has {num_classes} outputs, so labels are 0 to {num_classes - 1} ({int(wrong.sum())} such rows)"
-                + (_change_of(arguments, num_classes, int(labels.max()) + 1) if labels.max() >= num_classes else "")
-            )
+        for term in terms:
+            _check_range(part, labels, labels != term.ignore_index, num_outputs, arguments)
+    said = getattr(part.dataset, "num_classes", None) or 0
+    if said > num_outputs and _are_labels(output.targets):
+        change = _change_of(arguments, num_outputs, said)
+        raise DataError(f"{part.name}: the dataset has {said} classes, and the model {num_outputs} outputs{change}")
+
+
+def _labels_of(part: Part) -> Tensor | None:
+    """Return the class of each row, where the dataset offers it."""
+    if getattr(part.dataset, "targets", None) is None:
+        return None
+    labels = part.targets()
+    return labels if labels.dim() == 1 and _are_labels(labels) else None
+
+
+def _are_labels(targets: Any) -> bool:
+    return isinstance(targets, Tensor) and not targets.is_floating_point()
+
+
+def _check_range(part: Part, labels: Tensor, counts: Tensor, num_outputs: int, arguments: Mapping[str, Any]) -> None:
+    """Refuse labels that count in the loss, and of which the model has no output."""
+    wrong = ((labels < 0) | (labels >= num_outputs)) & counts
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise DataError(
+            f"{part.name} row {int(part.row_ids()[first])}: label {int(labels[first])} is out of range: the model "
+            f"has {num_outputs} outputs, so labels are 0 to {num_outputs - 1} ({int(wrong.sum())} such rows)"
+            + (_change_of(arguments, num_outputs, int(labels.max()) + 1) if labels.max() >= num_outputs else "")
+        )
 
 
 def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, arguments: Mapping[str, Any]) -> str:
