@@ -70,9 +70,11 @@ def main(argv: Sequence[str]) -> int:
     refuse_classical(argv, "export.py")
     options = parse(argv)
 
+    from src.logger.console import say, setup_console
     from src.saved_run import SavedRun
     from src.trainer.export import export_model
 
+    setup_console(options.quiet, options.verbose, "stderr")
     overrides = (*collect_overrides(options), "trainer.device=cpu")
     run = SavedRun(options.run, options.checkpoint, overrides, options.trust)
     folder = Path(options.out) if options.out else run.path / "export" / options.format
@@ -88,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
         write_companions(made, run, inputs, options.format)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
-    print(f"{folder}: agrees with the run on {len(inputs[0])} real samples to {difference:.1e}; see its README.md")
+    say(f"{folder}: agrees with the run on {len(inputs[0])} real samples to {difference:.1e}; see its README.md")
     return 0
 
 

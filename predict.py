@@ -49,9 +49,11 @@ def main(argv: Sequence[str]) -> int:
     refuse_classical(argv, "predict.py")
     options = parse(argv)
 
+    from src.logger.console import say, setup_console
     from src.saved_run import SavedRun
     from src.trainer.predictions import check_format, prediction_tables, write_tables
 
+    setup_console(options.quiet, options.verbose, "stderr")
     out = Path(options.out)
     check_format(out)
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
     count = write_tables(out, tables())
     if options.out != "-":
-        print(f"{count} predictions written to {out}")
+        say(f"{count} predictions written to {out}")
     return 0
 
 

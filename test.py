@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from src.utils.launched import refuse_several
 
 if TYPE_CHECKING:
     from src.saved_run import SavedRun
+
+log = logging.getLogger("src.test")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,8 +53,10 @@ def main(argv: Sequence[str]) -> int:
         return test_theirs(argv)
     options = parse(argv)
 
+    from src.logger.console import setup_console
     from src.saved_run import SavedRun
 
+    setup_console(options.quiet, options.verbose, "stderr")
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
     try:
         names = choose_parts(options.split, run.experiment.parts)
@@ -64,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--predict: one part at a time; choose {' or '.join(names)} with --split")
     for name in names:
         for line in run.data_changes(name):
-            print(f"warning: {line}", file=sys.stderr)
+            log.warning("%s", line)
         if options.predict:
             write_predictions(run, name, Path(options.predict))
         else:
@@ -74,13 +79,14 @@ def main(argv: Sequence[str]) -> int:
 
 def write_predictions(run: SavedRun, name: str, path: Path) -> None:
     """Write what the model says of each row of the part `name`."""
+    from src.logger.console import say
     from src.trainer.evaluate import predict
     from src.trainer.predictions import prediction_tables, write_tables
 
     experiment, loader = run.experiment, run.loader(run.experiment.parts[name])
     outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
     count = write_tables(path, prediction_tables(loader.part, outputs, run.meaning))
-    print(f"{count} predictions of {name} written to {path}")
+    say(f"{count} predictions of {name} written to {path}")
 
 
 def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
@@ -90,6 +96,7 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
         DataError: The data have no column of a name in `slices`.
     """
     from src.data.split import column_of
+    from src.logger.console import say
     from src.trainer.evaluate import evaluate
     from src.trainer.predictions import own_units
     from src.trainer.rehearse import describe_length
@@ -115,21 +122,23 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
             meters, values, run.meaning, slices,
         )  # fmt: skip
     finally:  # a report that fails hides no result
-        print(f"{name} of {where}, {at}: {length} rows")
+        say(f"{name} of {where}, {at}: {length} rows")
         print_values(values, intervals)
     if meters.decode is not None:
-        print(OWN_UNITS)
-    print(f"report: {shown_path(report)}")
+        say(OWN_UNITS)
+    say(f"report: {shown_path(report)}")
     if not has_matplotlib():
-        print(f"the figures as PNG files: {install_command('matplotlib')}")
+        say(f"the figures as PNG files: {install_command('matplotlib')}")
 
 
 def print_values(values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]) -> None:
     """Print a line for each value, with its interval where there is one."""
+    from src.logger.console import say
+
     width = max(map(len, values))
     for key, value in values.items():
         low, high = intervals.get(key, (math.nan, math.nan))
-        print(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
+        say(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
 
 
 def choose_parts(wanted: str | None, parts: Mapping[str, object]) -> list[str]:

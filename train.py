@@ -61,6 +61,10 @@ def check_or_train(
     ranks: Ranks,
 ) -> int:
     """Do what the command line asks for with a config that is right as far as can be told without building it."""
+    from src.logger.console import setup_console
+
+    if ranks.is_main:
+        setup_console(arguments.quiet, arguments.verbose)
     if arguments.check:
         from src.check import check
 
@@ -72,10 +76,6 @@ def check_or_train(
         raise ConfigError(f"{option}: trains in one process, on one device; found {config.trainer.device}")
     if ranks.is_alone and "," in config.trainer.device:
         return start_ranks(config)
-    from src.logger.console import setup_console
-
-    if ranks.is_main:
-        setup_console(arguments.quiet, arguments.verbose)
     with served(config) if arguments.board and ranks.is_main else nullcontext():
         if arguments.folds:
             from src.folds import train_folds

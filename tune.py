@@ -46,8 +46,10 @@ def main(argv: Sequence[str]) -> int:
     use_folder(path.parent)
     trust(options.trust)
     config = load_config(path, collect_overrides(options), whole_report=True)
+    from src.logger.console import setup_console
     from src.sweep.run import check_sweep, run_sweep
 
+    setup_console(options.quiet, options.verbose)
     with placed(config.places):
         if options.check:
             print(*check_sweep(config), sep="\n")

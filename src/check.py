@@ -19,7 +19,6 @@ from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
 from src.data.share import Share
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
-from src.logger.console import setup_console
 from src.logger.logger import Logger, check_sinks
 from src.logger.run_dir import check_writable
 from src.streams import unowned_streams
@@ -58,7 +57,6 @@ def check(
     Raises:
         KeelError: The run could not begin, and why.
     """
-    setup_console()
     check_components(config)
     changed = [] if state is None else check_changes(state["config"], config, allowed, str(run))
     check_sinks(config.logger)

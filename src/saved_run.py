@@ -6,6 +6,7 @@ model = load_model("saved/digits/1121_051302")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -35,6 +36,8 @@ from src.utils.device import find_device
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path
 from src.utils.seed import forked_rng
+
+log = logging.getLogger(__name__)
 
 
 def load_model(run: str | Path, which: str = "best", device: str = "cpu", trust: Sequence[str] = ()) -> nn.Module:
@@ -70,6 +73,8 @@ class SavedRun:
         self, path: str | Path, which: str = "best", overrides: Sequence[str] = (), trusted: Sequence[str] = ()
     ) -> None:
         self.path, self.state = open_checkpoint(Path(path), which)
+        reached = self.state["progress"]
+        log.debug("run    %s, %s: epoch %d, step %d", shown_path(self.path), which, reached["epoch"], reached["step"])
         self._rows_then = 0  # of a dataset that has grown since
         use_recorded_folder(self.state.get("config_folder"))
         trust(trusted)
@@ -120,6 +125,8 @@ class SavedRun:
     @cached_property
     def _model_and_task(self) -> tuple[nn.Module, Task]:
         """Without the run's data, which need not be at hand, unless the config takes values from them."""
+        if "experiment" in vars(self):
+            return self.experiment.model, self.experiment.task
         try:
             with forked_rng(self.config.seed):
                 model = build_model(self.config.model, {}).to(self.device)

@@ -70,6 +70,27 @@ def test_quiet_prints_nothing_while_all_goes_well_and_the_log_has_every_line(tmp
     assert "epoch 3/3" in log.read_text()
 
 
+def test_verbose_tells_what_is_built_where_and_when(tmp_path: Path) -> None:
+    done = subprocess.run(command(tmp_path, "-v"), cwd=ROOT, capture_output=True, text=True, check=True)
+    line = re.compile(r" *\d+\.\d\d s  (.*)")
+    told = [found[1] for each in done.stdout.splitlines() if (found := line.fullmatch(each))]
+    for begin in ("device cpu", "data   ", "loader train: batches of", "model  linear.Linear("):
+        assert any(each.startswith(begin) for each in told), begin
+    assert any("epoch 3/3" in each for each in told)
+
+    (run,) = tmp_path.glob("line/*")
+    for script, words in {"test.py": ["--split", "train"], "export.py": ["--weights-only"]}.items():
+        verbose, quiet = (
+            subprocess.run(
+                [sys.executable, script, "-r", str(run), *words, option], cwd=ROOT, capture_output=True, text=True
+            )
+            for option in ("-v", "-q")
+        )
+        assert verbose.stdout and "model  linear.Linear(" not in verbose.stdout
+        assert verbose.stderr.count("model  linear.Linear(") == 1 and "run    " in verbose.stderr
+        assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
 def test_a_bar_on_a_terminal_shows_loss_rate_samples_per_second_and_time_left(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 160))

@@ -380,7 +380,7 @@ def test_a_word_that_torch_reads_in_the_first_step_is_checked_before(
 
 
 def test_quiet_and_verbose_are_refused_together() -> None:
-    with pytest.raises(ConfigError, match="--quiet and --verbose: one of them at a time"):
+    with pytest.raises(ConfigError, match="not allowed with argument"):
         train.main(["-c", "configs/digits.yaml", "--quiet", "--verbose"])
 
 

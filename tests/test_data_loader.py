@@ -381,7 +381,7 @@ def test_iterable_data_give_the_same_batches_from_any_start_in_any_process(
 
 def test_iterable_data_are_skipped_by_seek_or_by_reading_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
     seekable, plain = SeekableStream(), Stream()
-    with caplog.at_level(logging.INFO, "keel"):
+    with caplog.at_level(logging.INFO, "src.data"):
         list(loader(seekable, shuffle=False).batches(0, 5))
         assert seekable.read == 3 and not caplog.text
         list(loader(plain, shuffle=False).batches(0, 5))

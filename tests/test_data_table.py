@@ -77,7 +77,7 @@ def test_a_category_unknown_to_the_training_rows_is_read_as_none_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = table(tmp_path, PEOPLE, target="height", features=["city"])
-    with caplog.at_level(logging.WARNING, "keel"):
+    with caplog.at_level(logging.WARNING):
         data.fit(torch.tensor([0, 1, 2]))
     assert data[3][0].tolist() == [0, 0]
     assert "column city: 'Bonn' is in none of the training rows; 1 such rows" in caplog.text

@@ -59,7 +59,7 @@ def train(argv: Sequence[str]) -> int:
         return 0
     folder, project = open_checked(request)
     verbosity = request.config["trainer"].get("verbosity", 2)
-    setup_console(quiet=verbosity == 0, verbose=LEVELS.get(verbosity) == logging.DEBUG)
+    setup_console(quiet=verbosity == 0, verbose=LEVELS.get(verbosity) == logging.DEBUG, is_timed=False)
     for slip in request.slips:
         log.warning("%s", slip)
     config = ConfigParser(with_paths_of(folder, request.config), request.resume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -22,6 +23,8 @@ from src.data.part import Part
 from src.data.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.secrets import is_hidden
+
+log = logging.getLogger(__name__)
 
 
 def build(
@@ -54,6 +57,10 @@ def build(
     if kind in ("model", "module"):
         given = {name: _with_modules(value) for name, value in given.items()}
     given = _with_tensors(target, {**_wanted(target, provided, given), **given})
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug(
+            "%-6s %s(%s)", kind, component.type, ", ".join(f"{key}={_short(each)}" for key, each in given.items())
+        )
     if kind in USED_AS_IS and not isinstance(target, type) and not inspect.ismethod(target):
         return functools.partial(target, *args, **given) if args or given else target
     try:
@@ -76,6 +83,14 @@ def _with_modules(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_modules(child) for key, child in value.items()}
     return [_with_modules(child) for child in value] if isinstance(value, list) else value
+
+
+def _short(value: Any) -> str:
+    """Returns an argument in so few words that a line holds several."""
+    if isinstance(value, Tensor):
+        return f"tensor{list(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _written_at(component: Component) -> str:

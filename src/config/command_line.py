@@ -65,6 +65,9 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="let the config name classes of this package or folder/",
     )
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; files have everything")
+    how_much.add_argument("-v", "--verbose", action="store_true", help="what is built, where it runs, and when")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
 
 
@@ -88,8 +91,6 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     parser.add_argument("--folds", type=_at_least(2), default=0, metavar="K", help="hold out each of K folds once")
     parser.add_argument("--seeds", type=_at_least(2), default=0, metavar="N", help="the same run with N seeds")
     parser.add_argument("--open", action="store_true", help="serve the runs with TensorBoard while this one trains")
-    parser.add_argument("-q", "--quiet", action="store_true", help="warnings and errors only; log.txt has everything")
-    parser.add_argument("-v", "--verbose", action="store_true", help="debugging lines too")
     add_common_options(parser)
     _add_questions(parser)
     options = parser.parse_intermixed_args(argv)
@@ -101,8 +102,6 @@ def parse_training(argv: Sequence[str], description: str | None) -> Arguments:
     if options.config is None and options.resume in (None, "auto") and not is_answered_without:
         examples = ", ".join(shown_path(path) for path in sorted(CONFIGS.glob("*.yaml"))[:5])
         parser.error(f"say what to train with -c CONFIG (there are {examples}), or go on with -r RUN")
-    if options.quiet and options.verbose:
-        parser.error("--quiet and --verbose: one of them at a time")
     if (options.folds or options.seeds) and options.config is None:
         parser.error(f"{'--folds' if options.folds else '--seeds'} needs -c CONFIG")
     if options.folds and options.seeds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.data.share import WHOLE, Share
 
+log = logging.getLogger(__name__)
+
 
 def training_loader(config: Config, part: Part, device: torch.device, share: Share = WHOLE) -> Loader:
     """Build the loader of a part as the config has it; `train` is shuffled unless it says otherwise."""
@@ -25,7 +28,7 @@ def training_loader(config: Config, part: Part, device: torch.device, share: Sha
         return evaluation_loader(config, part, device, share)
     has_own_order = settings.sampler is not None or settings.batch_sampler is not None
     shuffle = settings.shuffle if settings.shuffle is not None else not (has_own_order or part.is_iterable)
-    return Loader(
+    return _told(
         part,
         settings,
         shuffle=shuffle,
@@ -43,7 +46,7 @@ def evaluation_loader(config: Config, part: Part, device: torch.device, share: S
     """Build a loader that gives every row once, in order."""
     given = config.part_loaders.get(part.name, config.loader)
     settings = replace(given, shuffle=None, sampler=None, batch_sampler=None, drop_last=False)
-    return Loader(
+    return _told(
         part,
         settings,
         shuffle=False,
@@ -53,6 +56,16 @@ def evaluation_loader(config: Config, part: Part, device: torch.device, share: S
         device=device if device.type == "cuda" else None,
         **_functions(settings),
     )
+
+
+def _told(part: Part, settings: LoaderSettings, **others: Any) -> Loader:
+    loader = Loader(part, settings, **others)
+    log.debug(
+        "loader %s: batches of %d, %s, loader.num_workers %s, %s",
+        part.name, loader.batch_size, "shuffled" if others["shuffle"] else "in order", settings.num_workers,
+        "whole batches are read at once" if part.reads_batches else "row by row",
+    )  # fmt: skip
+    return loader
 
 
 def _pins(settings: LoaderSettings, device: torch.device) -> bool:

@@ -175,7 +175,7 @@ def check_missing(where: str, row: int, column: str, count: int, num_rows: int, 
         raise DataError(f"{place(where, row, column)}: empty; {count} such rows; missing: drop leaves them out")
     if count == num_rows:
         raise DataError(f"{where}: every row has an empty cell; none is left")
-    logging.getLogger("keel").info("%s: %d of %d rows have an empty cell and are dropped", where, count, num_rows)
+    logging.getLogger(__name__).info("%s: %d of %d rows have an empty cell and are dropped", where, count, num_rows)
 
 
 def not_a_number(where: str, row: int, column: str, text: Any) -> DataError:

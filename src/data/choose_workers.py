@@ -14,7 +14,7 @@ MEASURED_BATCHES = 3
 """What is looked at: so long, and so many batches at least. The first of a pass is left out: it opens files."""
 WORTH_SHARE = 0.1
 """Of the time, reading must take so much before workers are started."""
-log = logging.getLogger("keel")
+log = logging.getLogger(__name__)
 
 
 class WorkerChoice:

@@ -28,7 +28,7 @@ CACHE_FOLDER = "data/.cache"
 FORMAT = 1
 """Of what is in a cache: another one is built anew."""
 Array = np.ndarray[Any, Any]
-log = logging.getLogger("keel")
+log = logging.getLogger(__name__)
 
 
 class ColumnCache:

@@ -48,7 +48,7 @@ def download(name: str, mirrors: Sequence[str], folder: Path, md5: str, max_byte
                     partial.replace(folder / name)
                 finally:
                     partial.unlink(missing_ok=True)
-            logging.getLogger("keel").info("downloaded %s to %s", mirror + name, folder)
+            logging.getLogger(__name__).info("downloaded %s to %s", mirror + name, folder)
             return folder / name
         except (
             OSError,

@@ -198,7 +198,7 @@ class FrameDataset(Dataset[Any]):
                     first = first if count else names[codes[unseen.argmax()]]
                     count += int(unseen.sum())
             if count:
-                logging.getLogger("keel").warning(
+                logging.getLogger(__name__).warning(
                     "%s column %s: %r is in none of the training rows; %d such rows are read as no category",
                     self.where, column, first, count,
                 )  # fmt: skip

@@ -36,7 +36,7 @@ from src.utils.signals import Stopped
 
 MAX_RESTARTS = 2
 """How often lost workers are started again in an epoch."""
-log = logging.getLogger("keel")
+log = logging.getLogger(__name__)
 
 
 class Loader:

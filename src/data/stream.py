@@ -59,7 +59,7 @@ class PartStream(IterableDataset[Any]):
         else:
             number = 0
             if first:
-                logging.getLogger("keel").info(
+                logging.getLogger(__name__).info(
                     "%s: reading %d samples to get to batch %d; a method seek(num_samples) of %s would skip them",
                     self.part.name, first, start, self.part.dataset_name,
                 )  # fmt: skip

@@ -203,7 +203,7 @@ def wait_for_batch(batches: Iterator[Any], limit_s: float, is_asked_to_stop: Cal
 def usable_workers(part: Part, wanted: int) -> int:
     """Return how many workers can read `part`: one, if each of several would read all of an iterable dataset."""
     if part.is_iterable and wanted > 1 and not getattr(part.dataset, "is_sharded", False):
-        logging.getLogger("keel").info(
+        logging.getLogger(__name__).info(
             "%s: 1 loader worker instead of %d, as each would read all of iterable dataset %s; "
             "if it gives every worker a share (torch.utils.data.get_worker_info), let it say is_sharded = True",
             part.name, wanted, part.dataset_name,

@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
@@ -31,19 +31,33 @@ _SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|p
 class PlainFormatter(logging.Formatter):
     """Shows control characters as text, so that no name can move the cursor or pretend to be another line."""
 
+    is_timed = False
+    """Whether a line begins with the seconds since the program did."""
+
     def format(self, record: logging.LogRecord) -> str:
         text = _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], masked_text(super().format(record)))
         if record.levelno >= logging.WARNING and self._fmt == "%(message)s":
             text = f"{record.levelname.lower()}: {text}"
+        if self.is_timed:
+            text = f"{record.relativeCreated / 1000:6.2f} s  {text}"
         return text.replace("\n", "\n  ")
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints lines above the progress bar. When nobody reads them any more (`| head`), it falls silent."""
+    """Prints lines above the progress bar. When nobody reads them any more (`| head`), it falls silent.
+
+    Args:
+        level: The lowest that is printed.
+        where: `stdout` or `stderr`.
+    """
+
+    def __init__(self, level: int, where: Literal["stdout", "stderr"]) -> None:
+        super().__init__(level)
+        self._where = where
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record to what `sys.stdout` is now."""
-        stream = sys.stdout
+        """Print the record to what `sys.stdout` or `sys.stderr` is now."""
+        stream = getattr(sys, self._where)
         if stream is None:
             return
         try:
@@ -63,12 +77,16 @@ def _silence(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def setup_console(quiet: bool = False, verbose: bool = False) -> None:
+def setup_console(
+    quiet: bool = False, verbose: bool = False, where: Literal["stdout", "stderr"] = "stdout", is_timed: bool = True
+) -> None:
     """Send the log to standard output. Call it once, at the start of an entry script.
 
     Args:
         quiet: Warnings and errors only; `log.txt` still gets everything.
-        verbose: Debugging lines too.
+        verbose: Debugging lines too: what was built, on which device, how the data are read.
+        where: `stderr` where standard output is for results.
+        is_timed: Whether lines of `verbose` say when they were written.
     """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -76,8 +94,9 @@ def setup_console(quiet: bool = False, verbose: bool = False) -> None:
             reconfigure(errors="backslashreplace")  # an ASCII terminal shows arrows as \u2193 instead of failing
     root = logging.getLogger()
     _remove_handlers(ConsoleHandler, RunFileHandler)
-    console = ConsoleHandler(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    console.setFormatter(PlainFormatter("%(message)s"))
+    console = ConsoleHandler(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO, where)
+    console.setFormatter(lines := PlainFormatter("%(message)s"))
+    lines.is_timed = verbose and is_timed
     root.addHandler(console)
     LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.captureWarnings(True)
@@ -87,6 +106,12 @@ def is_quiet() -> bool:
     """Whether the console shows warnings and errors only."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, ConsoleHandler)]
     return bool(handlers) and all(handler.level > logging.INFO for handler in handlers)
+
+
+def say(text: str) -> None:
+    """Print a line of a result, unless only warnings and errors are asked for."""
+    if not is_quiet():
+        print(text)
 
 
 def setup_silence(path: Path) -> None:

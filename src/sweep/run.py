@@ -14,7 +14,6 @@ from src.config.settings import Config
 from src.config.signatures import check_components
 from src.config.tune import TrialResources
 from src.experiment import build_experiment, build_trainer
-from src.logger.console import setup_console
 from src.logger.logger import Logger
 from src.logger.run_dir import check_run_name
 from src.sweep.draws import check_installed
@@ -45,7 +44,6 @@ def run_sweep(
     Raises:
         KeelError: It cannot begin, and why.
     """
-    setup_console()
     base, num_bytes = ready(config, local=address is None)
     parent = project_path(config.trainer.save_dir) / config.name
     found = newest_sweep(parent) if resume == "auto" else Path(resume) if resume else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -12,6 +13,8 @@ from src.utils.errors import ConfigError
 from src.utils.nested import with_parts
 from src.utils.ranks import ALONE, Ranks
 from src.utils.torch_version import check_torch
+
+log = logging.getLogger(__name__)
 
 
 def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
@@ -32,9 +35,10 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     if not ranks.is_alone and name in ("auto", "cuda") and torch.cuda.is_available():
         name = f"cuda:{ranks.local_rank}"
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = next((each for each in ("cuda", "mps") if getattr(torch, each).is_available()), "cpu")
+        why = "torch finds no GPU" if name == "cpu" else "the first that torch finds"
+        log.debug("device %s, %s (trainer.device: auto); torch %s", name, why, torch.__version__)
+        return torch.device(name)
     if name.isdigit():
         name = f"cuda:{name}"
     try:
@@ -54,6 +58,7 @@ def find_device(name: str, ranks: Ranks = ALONE) -> torch.device:
             raise ConfigError(f"trainer.device: {name}: found {torch.cuda.device_count()} GPU(s), numbered from 0")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"trainer.device: mps: not available with this torch ({torch.__version__}); use cpu or auto")
+    log.debug("device %s (trainer.device); torch %s", device, torch.__version__)
     return device
 
 
