@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, others, ranks, steps
+from benchmarks import commands, mnist, others, ranks, steps
 from benchmarks.picture import picture
 from benchmarks.timing import Row
 from src.utils.host_memory import keep_freed_memory
@@ -29,7 +29,7 @@ GROUPS = (
     steps.tiny_rows,
     steps.tiny_compiled,
     steps.same_loader_rows,
-    steps.lenet_epoch,
+    mnist.lenet_epoch,
     steps.tabular_epoch,
     steps.evaluation,
     ranks.two_ranks,

@@ -10,17 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.timing import Row, interleave, measured
-from src.data.idx import IDX, read_idx
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
-from src.data.transforms import Normalize
 from src.logger.logger import Logger, standard_sinks
 from src.logger.settings import LoggerSettings
 from src.model.lenet import LeNet
@@ -33,7 +30,6 @@ from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 
-MEAN, STD = 0.1307, 0.3081
 Batches = Callable[[int], Iterable[Any]]
 """The batches of an epoch, given its number."""
 
@@ -202,64 +198,12 @@ def same_loader_rows(rounds: int) -> Iterator[Row]:
     yield lenet.row("LeNet step, batch 128", hand, 1.02, min(rounds, 5))
     inputs, targets = torch.randn(204_800, 32), torch.randn(204_800, 1)
     table = Part("train", TensorDataset(inputs, targets))
-    yield Case(tabular_model, nn.MSELoss(), adam, table, 1024).row("tabular step, batch 1024", hand, 1.02, rounds)
+    yield Case(tabular_model, nn.MSELoss(), adam, table, 1024).row("tabular step, batch 1024", hand, 1.02, 3 * rounds)
 
 
 def tabular_model() -> nn.Module:
     """Return two hidden layers of 64."""
     return MLP(in_features=32, hidden=[64, 64], out_features=1)
-
-
-class PerSampleImages(Dataset[Any]):
-    """Images as the usual datasets read them: one at a time, through PIL where it is installed."""
-
-    def __init__(self, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> None:
-        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels).long()
-        try:
-            from PIL import Image
-
-            self.as_picture: Callable[[Any], Any] = Image.fromarray
-        except ImportError:
-            self.as_picture = np.copy
-        self.mean, self.std = torch.tensor([MEAN]).view(-1, 1, 1), torch.tensor([STD]).view(-1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        picture = self.as_picture(self.images[row].numpy())
-        pixels = torch.from_numpy(np.array(picture, np.uint8, copy=True)).view(28, 28, 1)
-        image = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        return image.clone().sub_(self.mean).div_(self.std), int(self.labels[row])
-
-
-def lenet_epoch(rounds: int) -> Iterator[Row]:
-    """An epoch of LeNet on IDX files."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = find_mnist() or make_idx(Path(made))
-        values = [read_idx(next(folder.glob(f"t10k-{kind}*")), axes) for kind, axes in (("images", 3), ("labels", 1))]
-        by_hand = DataLoader(PerSampleImages(values[0], values[1]), batch_size=128, shuffle=True)
-        part = Part("train", IDX(str(folder), part="test", download=False), transforms=[Normalize(MEAN, STD)])
-        case = Case(LeNet, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand)
-        hand = "loop by hand, DataLoader, one image at a time"
-        yield case.row("LeNet epoch from IDX files, 10,000 images", hand, 0.55, min(rounds, 5))
-
-
-def find_mnist() -> Path | None:
-    """Return a folder with MNIST's test images, if one is at hand."""
-    root = Path(__file__).resolve().parents[1]
-    places = (root / "data" / "mnist", root.parent / "shared" / "data" / "mnist")
-    return next((place for place in places if list(place.glob("t10k-images*")) and list(place.glob("t10k-l*"))), None)
-
-
-def make_idx(folder: Path) -> Path:
-    """Write made-up images in MNIST's format, and return the folder."""
-    random = np.random.default_rng(0)
-    for name, shape, high in (("images-idx3", (10_000, 28, 28), 256), ("labels-idx1", (10_000,), 10)):
-        header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
-        values = random.integers(high, size=shape, dtype=np.uint8)
-        (folder / f"t10k-{name}-ubyte").write_bytes(header + values.tobytes())
-    return folder
 
 
 def tabular_epoch(rounds: int) -> Iterator[Row]:

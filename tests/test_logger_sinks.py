@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import tempfile
 import time
@@ -16,8 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.logger.csv_file import CSVFile
+from src.logger.event_records import WORTH_ARRAYS, as_records, checksums
 from src.logger.logger import Logger, check_sinks, standard_sinks
 from src.logger.pictures import grid
 from src.logger.settings import LoggerSettings
@@ -112,6 +115,31 @@ def test_a_clock_that_goes_back_does_not_change_the_order_of_files(
         sink.scalars({"train/loss": number}, step=number, epoch=None)
         sink.close()
     assert [step for _, step, _ in events(tmp_path)["train"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, WORTH_ARRAYS - 1, WORTH_ARRAYS, 200])
+def test_checksums_of_records_are_those_of_tensorboard_one_by_one_and_many_at_once(count: int) -> None:
+    assert checksums([b"123456789"]) == [0xE3069283]  # the check value of CRC-32C
+    random = np.random.default_rng(count)
+    contents = [random.bytes(length) for length in (0, 1, 90, 91) for _ in range(count)]
+    random.shuffle(contents)
+    written = io.BytesIO()
+    writer = RecordWriter(written)
+    for content in contents:
+        writer.write(content)
+    assert as_records(contents) == written.getvalue()
+
+
+def test_numbers_that_come_together_are_events_of_their_own_at_their_own_times(tmp_path: Path) -> None:
+    sink = TensorBoard(tmp_path)
+    for step in range(300):
+        sink.scalars({"train/loss": float(step)}, step, step)
+    sink.text("note", "written last")
+    sink.close()
+    events = [event for path in tmp_path.glob("train/*") for event in EventFileLoader(str(path)).Load()][1:]
+    assert [event.step for event in events] == list(range(300))
+    times = [event.wall_time for event in events]
+    assert times == sorted(times) and times[0] < times[-1] <= time.time()
 
 
 def test_csv_reads_back_bit_for_bit_with_empty_cells_where_a_name_was_not_there(tmp_path: Path) -> None:

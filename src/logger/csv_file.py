@@ -23,6 +23,14 @@ def _column(name: str) -> str:
     return _CONTROL.sub("?", name)
 
 
+def _cells(values: Mapping[str, float], step: int, epoch: int | None) -> dict[str, str]:
+    cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
+    for name, value in values.items():
+        if not name.startswith("time/"):
+            cells[_column(name)] = repr(value)
+    return cells
+
+
 class CSVFile(Sink):
     """Writes each evaluation's numbers as a row; names that come later become new columns, empty in older rows.
 
@@ -34,35 +42,30 @@ class CSVFile(Sink):
         self._path = path
         self._columns = ["epoch", "step"]
         self._rows = 0
-        self._waiting: list[dict[str, str]] = []  # the last of these rows, not yet in the file
+        self._waiting: list[tuple[Mapping[str, float], int, int | None]] = []  # not yet in the file, nor in `_rows`
         self._flushed_at = -math.inf
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         """Add a row. It is in the file two seconds after the one before, or at once if that is past."""
-        if not any(name.startswith("step/") for name in values):
-            cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
-            for name, value in values.items():
-                if not name.startswith("time/"):
-                    cells[_column(name)] = repr(value)
-            self._waiting.append(cells)
-            self._rows += 1
+        self._waiting.append((values, step, epoch))
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows that wait, and rewrite the file first when they have a new name."""
         self._flushed_at = time.monotonic()
-        if not self._waiting:
-            return
         waiting, self._waiting = self._waiting, []
-        new = dict.fromkeys(name for cells in waiting for name in cells if name not in self._columns)
-        written = self._rows - len(waiting)
-        if new or written == 0:
-            rows = self._read(written)
+        added = [_cells(*each) for each in waiting if not any(name.startswith("step/") for name in each[0])]
+        if not added:
+            return
+        new = dict.fromkeys(name for cells in added for name in cells if name not in self._columns)
+        if new or self._rows == 0:
+            rows = self._read(self._rows)
             self._columns += new
             write_file(self._path, self._text([self._columns, *rows]))
+        self._rows += len(added)
         with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._text([[cells.get(name, "") for name in self._columns] for cells in waiting]))
+            file.write(self._text([[cells.get(name, "") for name in self._columns] for cells in added]))
 
     def close(self) -> None:
         """Write the rows that wait."""

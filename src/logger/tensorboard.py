@@ -43,7 +43,7 @@ def part_and_tag(name: str) -> tuple[str, str]:
 
 
 class TensorBoard(Sink):
-    """Writes all numbers of one call and part as one event, about 15 microseconds for five of them.
+    """Writes all numbers of one call and part as one event. Events are made when they are written out, many at a time.
 
     Every chart counts steps along its axis, so that none folds back however often a run is stopped, extended or
     evaluated, and charts can be linked by step; the chart `time/epoch` tells how many epochs a step is.
@@ -65,10 +65,16 @@ class TensorBoard(Sink):
         self._files: dict[str, EventFile] = {}
         self._charts: list[str] = []
         self._embeddings: dict[str, str] = {}
+        self._waiting: list[tuple[float, Mapping[str, float], int, int | None]] = []  # when, and what of which step
         self._flushed_at = -math.inf
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         """Write numbers; they can be seen two seconds after the ones before, or at once if that is past."""
+        self._waiting.append((time.time(), values, step, epoch))
+        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
+            self.flush()
+
+    def _write_scalars(self, at: float, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         is_of_step = any(name.startswith("step/") for name in values)
         by_part: dict[str, Any] = {}
         if epoch is not None and not is_of_step:
@@ -78,11 +84,9 @@ class TensorBoard(Sink):
             summary = by_part.setdefault(part, self._proto.Summary())
             summary.value.add(tag=tag, simple_value=value)
         for part, summary in by_part.items():
-            self._file(part).write(summary, step)
+            self._file(part).write(summary, step, at)
         if not is_of_step:
             self._lay_out(values)
-        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
-            self.flush()
 
     def text(self, tag: str, text: str) -> None:
         """Write Markdown for the tab Text."""
@@ -180,17 +184,26 @@ class TensorBoard(Sink):
 
     def flush(self) -> None:
         """Let TensorBoard see what was written."""
+        self._write_waiting()
         for file in self._files.values():
             file.flush()
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Close the files; a later call would start new ones."""
+        self._write_waiting()
         for file in self._files.values():
             file.close()
         self._files = {}
 
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            self._write_scalars(*each)
+
     def _file(self, part: str) -> EventFile:
+        """Return the file of a part, in which all is that was told before."""
+        self._write_waiting()
         if part not in self._files:
             self._files[part] = EventFile(self._folder / part)
         return self._files[part]
