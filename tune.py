@@ -15,6 +15,7 @@ from src.config.load import load_config
 from src.config.mistakes import placed
 from src.config.registry import trust, use_folder
 from src.utils.command import run_command
+from src.utils.paths import PROJECT_ROOT, shown_path
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +55,14 @@ def main(argv: Sequence[str]) -> int:
         if options.check:
             print(*check_sweep(config), sep="\n")
             return 0
-        return run_sweep(config, path, options.resume, options.address, tuple(options.trust))
+        return run_sweep(config, path, options.resume, options.address, tuple(options.trust), same_command(options))
+
+
+def same_command(options: argparse.Namespace) -> list[str]:
+    """Return the command line that begins the same sweep."""
+    words = [shown_path(PROJECT_ROOT / "tune.py"), "-c", options.config, *collect_overrides(options)]
+    words += [word for name in options.trust for word in ("--trust", name)]
+    return [*words, "--address", options.address] if options.address else words
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.config.registry import vouched_for
 from src.config.settings import Config
-from src.utils.paths import PROJECT_ROOT, shown_path
+from src.utils.paths import PROJECT_ROOT, is_own_folder, shown_path
 
 
 def next_commands(run_path: Path, config: Config, parts: Iterable[str]) -> list[str]:
@@ -27,18 +27,28 @@ def next_commands(run_path: Path, config: Config, parts: Iterable[str]) -> list[
         words = ["python", shown_path(PROJECT_ROOT / "test.py"), "-r", shown_path(run_path)]
         if not any(part == "test" or part.startswith("test_") for part in held_out):
             words += ["--split", held_out[0]]
-        words += [word for name in _trust_needed() for word in ("--trust", name)]
-        commands.append(shlex.join(words))
+        commands.append(shlex.join([*words, *_trust_needed(is_recorded=True)]))
     if config.logger.tensorboard and find_spec("tensorboard") is not None:
         commands.append(f"tensorboard --logdir {shlex.quote(shown_path(run_path.parents[1]))}")
     return commands
 
 
-def _trust_needed() -> Iterator[str]:
-    """Yield what `--trust` must say: packages vouched for, and the config's folder where classes came from it."""
+def same_run_command(run_path: Path) -> str:
+    """Return the command that makes the run of a folder again, from the config in it."""
+    words = ["python", shown_path(PROJECT_ROOT / "train.py"), "-c", shown_path(run_path / "config.yaml")]
+    return shlex.join([*words, *_trust_needed(is_recorded=False)])
+
+
+def _trust_needed(is_recorded: bool) -> Iterator[str]:
+    """Yield `--trust` with packages vouched for, and with the config's folder where classes came from it.
+
+    Args:
+        is_recorded: Leave out the folder if it is one of the project's own: checkpoints say so, configs do not.
+    """
     packages, folders = vouched_for()
-    yield from packages
     files = [Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))]
-    for folder in folders:
-        if any(file.is_relative_to(folder) for file in files):
-            yield f"{shown_path(folder)}/"
+    needed = [f"{shown_path(each)}/" for each in folders if any(file.is_relative_to(each) for file in files)]
+    if is_recorded:
+        needed = [name for name in needed if not is_own_folder(Path(name).resolve())]
+    for name in (*packages, *needed):
+        yield from ("--trust", name)

@@ -57,7 +57,7 @@ def train_folds(config: Config, arguments: Arguments, command: Sequence[str]) ->
         f"fold-{fold}": replace(config, data=replace(config.data, split=replace(split, fold=fold)))
         for fold in range(1, split.folds + 1)
     }
-    code = train_series(folder, configs, arguments, command, f"--folds {split.folds}")
+    code = train_series(folder, configs, arguments, command)
     if not code:
         print(pool(folder, split.folds, (*arguments.trusted, f"{arguments.config.parent}/")))
     return code

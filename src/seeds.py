@@ -35,7 +35,7 @@ def train_seeds(config: Config, arguments: Arguments, command: Sequence[str]) ->
     folder = series_folder(saved, arguments.resume, f"seeds-{arguments.seeds}", "seeds-*", "seed-*")
     seeds = range(config.seed, config.seed + arguments.seeds)
     configs = {f"seed-{seed}": replace(config, seed=seed) for seed in seeds}
-    code = train_series(folder, configs, arguments, command, f"--seeds {arguments.seeds}")
+    code = train_series(folder, configs, arguments, command)
     if code:
         return code
     paths = [folder / name for name in configs]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -76,8 +78,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
         "scheduler": "asha",
         "max_concurrent": 1,
     }
-    config = write_config(tmp_path_factory.mktemp("sweep"), tune)
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "own.py").write_text("from src.model.linear import Linear\n\n\nclass Own(Linear):\n    pass\n")
+    config = write_config(folder, tune, model={"type": "own.Own", "args": {"in_features": 1, "out_features": 1}})
     return config, *sweep(config)
+
+
+def typed(printed: str, script: str) -> list[str]:
+    """Return the words of the command that was printed for a script."""
+    found = re.search(rf"python (\S*{script} .*)", printed)
+    assert found is not None, printed
+    return [sys.executable, *shlex.split(found[1])]
 
 
 def test_a_good_trial_finishes_a_hopeless_one_is_pruned_and_a_crash_ends_nothing(small: tuple[Path, Path, str]) -> None:
@@ -115,8 +126,9 @@ def test_what_is_left_behind_can_be_looked_at_and_used(small: tuple[Path, Path, 
 
 
 def test_a_trial_is_the_run_that_its_config_makes_alone_bit_for_bit(small: tuple[Path, Path, str]) -> None:
-    config, folder, _ = small
-    words = [sys.executable, str(ROOT / "train.py"), "-c", str(folder / "trial_000/config.yaml"), "name=alone"]
+    config, folder, printed = small
+    words = [*typed(printed, "train.py -c"), "name=alone"]
+    assert str(folder / "trial_000/config.yaml") in words
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # the config says how many threads it computed with
     subprocess.run(words, check=True, capture_output=True, timeout=120, env=environment)
     assert_same_run(folder / "trial_000", next((config.parent / "alone").iterdir()))
@@ -131,15 +143,27 @@ def test_a_sweep_with_another_config_is_not_gone_on_with(small: tuple[Path, Path
     assert done.returncode == 2 and "trainer.epochs: 3 -> 4" in done.stderr, done.stderr
 
 
-@pytest.mark.full
-def test_an_address_at_which_no_cluster_answers_is_told(small: tuple[Path, Path, str]) -> None:
-    config, folder, _ = small
-    words = ["--address", "127.0.0.1:9", "--resume", str(folder), "tune.samples=1"]
+def test_an_address_at_which_no_cluster_answers_is_told_and_nothing_is_begun(tmp_path: Path) -> None:
+    config = write_config(tmp_path, {"space": {"seed": {"grid": [0, 1]}}})
+    words = ["--address", "127.0.0.1:1", f"trainer.save_dir={tmp_path}/saved"]
     done = subprocess.run(command(config, *words), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, "nothing is left to make, so nobody is asked"
-    other = write_config(config.parent / "x", yaml.safe_load(config.read_text())["tune"])
-    done = subprocess.run(command(other, "--address", "127.0.0.1:9"), capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--address 127.0.0.1:9: no Ray cluster answers" in done.stderr, done.stderr
+    assert done.returncode == 2 and "--address 127.0.0.1:1: no Ray cluster answers" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.full
+def test_nobody_is_asked_where_nothing_is_left_to_make(small: tuple[Path, Path, str]) -> None:
+    config, folder, _ = small
+    words = ["--address", "127.0.0.1:1", "--resume", str(folder), "tune.samples=1"]
+    done = subprocess.run(command(config, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.full
+def test_the_commands_that_are_told_last_work_as_they_stand(small: tuple[Path, Path, str]) -> None:
+    _, _, printed = small
+    done = subprocess.run(typed(printed, "test.py"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # What follows takes its time.
@@ -204,7 +228,7 @@ def test_a_sweep_whose_driver_is_killed_goes_on_and_ends_with_the_same_bits(slow
     assert "" in outcomes(folder)
     _, printed = sweep(slow_config, "--resume")
     assert the_sweep(slow_config) == folder and outcomes(folder) == ["finished"] * 4, printed
-    wait_for(lambda: not any(map(is_alive, others)), 30)  # nothing of the first start is left
+    wait_for(lambda: not any(map(is_alive, others)))  # nothing of the first start is left
     gone_on = [path for path in folder.glob("trial_*/log.txt") if "going on after" in path.read_text()]
     assert gone_on, "the trials that ran went on from their checkpoints"
     (slow_config.parent / "again").mkdir()
@@ -234,9 +258,10 @@ def test_a_trial_or_a_worker_that_is_killed_goes_on_and_ctrl_c_saves_all(slow_co
     assert "crashed" not in outcomes(folder)
     driver.send_signal(signal.SIGINT)
     printed, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "--resume goes on" in printed, printed
+    assert driver.returncode == 130, printed
     assert not list(processes_of(folder))
-    sweep(slow_config, "--resume")
+    done = subprocess.run(typed(printed, "tune.py"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert outcomes(folder) == ["finished"] * 4
     assert len({(folder / f"trial_{index:03d}" / "metrics.csv").read_bytes() for index in range(4)}) == 4
 

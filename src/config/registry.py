@@ -117,8 +117,8 @@ def use_recorded_folder(recorded: str | None) -> None:
 
 
 def vouched_for() -> tuple[list[str], list[Path]]:
-    """Returns what is in use and a checkpoint cannot open by itself: packages, and folders outside the project."""
-    return sorted(_trusted), [folder for folder in _folders if not is_own_folder(folder)]
+    """Returns what is in use besides the project's rooms: packages, and folders."""
+    return sorted(_trusted), list(_folders)
 
 
 def find(kind: str, name: str) -> Callable[..., Any]:

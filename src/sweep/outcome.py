@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from src.closing import next_commands, same_run_command
 from src.config.tune import Distribution
 from src.logger.console import number
 from src.logger.report.chart import Series, chart
@@ -46,7 +46,7 @@ def tell_outcome(sweep: Sweep, config_file: Path) -> Iterator[str]:
     if frame.loc[frame["outcome"] != CRASHED, sweep.metric].notna().any():
         yield from _tell_best(sweep, trials, frame, config_file)
     else:
-        yield f"no trial that did not crash measured {sweep.metric}"
+        yield f"best     none: no trial that did not crash has measured {sweep.metric}"
 
 
 def trials_table(sweep: Sweep, trials: list[Trial]) -> pd.DataFrame:
@@ -77,11 +77,11 @@ def table_text(sweep: Sweep, frame: pd.DataFrame) -> str:
 def _tell_best(sweep: Sweep, trials: list[Trial], frame: pd.DataFrame, config_file: Path) -> Iterator[str]:
     first = frame.iloc[0]
     best = next(trial for trial in trials if trial.name == first["trial"])
-    run = shlex.quote(shown_path(best.path))
+    run = shown_path(best.path)
     what = f"{sweep.metric} {number(first[sweep.metric])}"
     yield f"best     {best.name}: {what} after epoch {first['at_epoch']}"
-    yield f"         python test.py -r {run}"
-    yield f"         python train.py -c {shlex.quote(shown_path(best.path / 'config.yaml'))}"
+    for line in (*next_commands(best.path, sweep.config, sweep.parts), same_run_command(best.path)):
+        yield f"         {line}"
     target = config_file.with_name(f"{sweep.config.name}_best.yaml")
     head = f"{MARK}{len(frame)} trials of {config_file.name} by {sweep.mode} {sweep.metric}: {what} in {run}"
     if target.exists() and not target.read_text(encoding="utf-8").startswith(MARK):

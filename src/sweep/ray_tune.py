@@ -58,6 +58,8 @@ class Sweep:
     mode: str
     home: Path
     """Folder of the config file, where the user's own classes lie."""
+    parts: Sequence[str]
+    """Names of the parts of the data."""
     trusted: tuple[str, ...] = ()
 
     @property
@@ -124,7 +126,7 @@ def start_ray(address: str | None) -> Any:
         ray.init(address=address or "local", **options)
     except (OSError, ValueError) as error:  # ConnectionError is an OSError
         hint = "is it running (`ray start --head`), and is its token here (RAY_AUTH_TOKEN, or ~/.ray/auth_token)?"
-        said = str(error).splitlines()[0]
+        said = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"--address {address}: no Ray cluster answers: {said}; {hint}") from None
     return ray
 
@@ -228,7 +230,6 @@ def _searcher(sweep: Sweep, scheduler: Any) -> Any:
             self.interrupted = [trial for trial in old if not trial.outcome]
             self.new = iter(range(len(old), num_trials(sweep.tune)))
             self.running: dict[str, Trial] = {}
-            self.started_s: dict[str, float] = {}
 
         def suggest(self, trial_id: str) -> Any:
             if self.interrupted:
@@ -238,7 +239,7 @@ def _searcher(sweep: Sweep, scheduler: Any) -> Any:
                 if number is None:
                     return Searcher.FINISHED
                 trial = sweep.folder.begin(number, self.draws.ask(number))
-            self.running[trial_id], self.started_s[trial_id] = trial, time.monotonic()
+            self.running[trial_id] = trial
             return {"folder": str(trial.path), "values": trial.values}
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -246,7 +247,7 @@ def _searcher(sweep: Sweep, scheduler: Any) -> Any:
             _end(trial, result or {}, error)
             values = trial.measured(sweep.metric)
             self.draws.tell(trial, [value for _, value in values])
-            _tell(sweep, trial, time.monotonic() - self.started_s[trial_id])
+            _tell(sweep, trial, (result or {}).get("time_total_s", 0.0))
 
         def save(self, checkpoint_path: str) -> None:
             """Keep nothing: the folders of the trials are the record."""

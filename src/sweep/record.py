@@ -7,7 +7,9 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,14 @@ class SweepFolder:
             lines = [f"{shown_path(path)}: {each}: its trials would not be comparable" for each in changed]
             raise ConfigError("\n".join([*lines, "give the config as it was, or start a new sweep without --resume"]))
         return cls(path)
+
+    def discard(self) -> None:
+        """Take the folder back, and those around it that hold nothing else."""
+        os.close(self._lock)
+        shutil.rmtree(self.path)
+        with suppress(OSError):  # other runs are there
+            self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
 
     def trials(self) -> list[Trial]:
         """Return the trials that were begun, in order."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,18 @@ from src.trainer.saving import state_bytes
 from src.training import prepare, try_out
 from src.utils.errors import ConfigError
 from src.utils.paths import project_path, shown_path
+from src.utils.secrets import masked_command
 
 log = logging.getLogger(__name__)
 
 
 def run_sweep(
-    config: Config, config_file: Path, resume: str | None, address: str | None, trusted: tuple[str, ...]
+    config: Config,
+    config_file: Path,
+    resume: str | None,
+    address: str | None,
+    trusted: tuple[str, ...],
+    command: Sequence[str],
 ) -> int:
     """Make a sweep, or go on with one, and return the exit code.
 
@@ -40,15 +47,16 @@ def run_sweep(
         resume: Folder of the sweep to go on with; `auto` is the newest of this config, or a new one; None begins one.
         address: Of a running Ray cluster; None starts Ray here.
         trusted: Packages and folders whose classes may be named.
+        command: That begins the same sweep; with `--resume` it goes on.
 
     Raises:
         KeelError: It cannot begin, and why.
     """
-    base, num_bytes = ready(config, local=address is None)
+    base, parts, num_bytes = ready(config, local=address is None)
     parent = project_path(config.trainer.save_dir) / config.name
     found = newest_sweep(parent) if resume == "auto" else Path(resume) if resume else None
     folder = SweepFolder.open(found, config) if found else SweepFolder.create(parent, config)
-    sweep = Sweep(base, folder, *compared(config), config_file.parent.resolve(), trusted)
+    sweep = Sweep(base, folder, *compared(config), config_file.parent.resolve(), parts, trusted)
     kept = num_trials(sweep.tune) * (config.trainer.keep + 1)
     done = sum(bool(trial.outcome) for trial in folder.trials())
     log.info("sweep  %s", shown_path(folder.path))
@@ -57,14 +65,20 @@ def run_sweep(
     code = 0
     try:
         run_trials(sweep, address)
-    except SystemExit as stopped:
-        code = int(stopped.code or 1)
+    except BaseException as error:
+        if not folder.trials():  # nothing was begun
+            folder.discard()
+            raise
+        if not isinstance(error, SystemExit):
+            raise
+        code = int(error.code or 1)
     for line in tell_outcome(sweep, config_file):
         log.info("%s", line)
     if all(trial.outcome == CRASHED for trial in folder.trials()):
         return code or 1
     if code:
-        log.info("stopped; python tune.py -c %s --resume goes on", shown_path(config_file))
+        again = shlex.join(["python", *masked_command([*command, "--resume", shown_path(folder.path)])])
+        log.info("stopped; go on with: %s", again)
     return code
 
 
@@ -74,7 +88,7 @@ def check_sweep(config: Config) -> Iterator[str]:
     Raises:
         KeelError: It could not begin, and why.
     """
-    _, num_bytes = ready(config)
+    _, _, num_bytes = ready(config)
     assert config.tune is not None
     total = num_trials(config.tune)
     kept = total * (config.trainer.keep + 1)
@@ -94,8 +108,10 @@ def compared(config: Config) -> tuple[str, str]:
     return config.tune.metric or name, config.tune.mode or mode
 
 
-def ready(config: Config, local: bool = True) -> tuple[Config, int]:
-    """Check everything that can be known before Ray starts; return the config of trials and a checkpoint's bytes.
+def ready(config: Config, local: bool = True) -> tuple[Config, list[str], int]:
+    """Check everything that can be known before Ray starts; return what is known of each trial.
+
+    That is its config but for its values, the names of its parts of data, and the bytes of a checkpoint.
 
     Raises:
         KeelError: What is wrong.
@@ -114,7 +130,7 @@ def ready(config: Config, local: bool = True) -> tuple[Config, int]:
     try_out(config, experiment, device, None, "sweep")
     with tempfile.TemporaryDirectory(prefix="keel-tune-") as scratch:
         state = build_trainer(config, experiment, device, Logger([]), Path(scratch)).state_dict()
-    return _of_trials(config, device.type), state_bytes(state)
+    return _of_trials(config, device.type), list(experiment.parts), state_bytes(state)
 
 
 def _of_trials(config: Config, device: str) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from src.logger.run_dir import check_run_name
 from src.sweep.train_in import is_done, train_in
 from src.trainer.resume import open_checkpoint
 from src.utils.errors import CheckpointError
-from src.utils.paths import shown_path
+from src.utils.paths import PROJECT_ROOT, shown_path
+from src.utils.secrets import masked_command
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,7 @@ def series_folder(saved: Path, resume: str | None, name: str, same: str, member:
     return next(saved / each for each in names if not (saved / each).exists())
 
 
-def train_series(
-    folder: Path, configs: Mapping[str, Config], arguments: Arguments, command: Sequence[str], again: str
-) -> int:
+def train_series(folder: Path, configs: Mapping[str, Config], arguments: Arguments, command: Sequence[str]) -> int:
     """Train every run that is not done yet, and return the exit code: 0, or that of the first that was stopped.
 
     Args:
@@ -60,7 +60,6 @@ def train_series(
         configs: By the name of the run's folder.
         arguments: Of the command line.
         command: The command line, for the record.
-        again: The option that goes on with the series, besides `-r auto`.
     """
     for name, config in configs.items():
         path = folder / name
@@ -75,7 +74,9 @@ def train_series(
                     empty.rmdir()
             raise
         if code:
-            log.warning("%s was stopped; go on with: %s -r auto", name, again)
+            script, *words = masked_command(list(command))
+            again = ["python", shown_path(PROJECT_ROOT / script), *words, *([] if arguments.resume else ["-r", "auto"])]
+            log.warning("%s was stopped; go on with: %s", name, shlex.join(again))
             return code
     log_to_file(None)  # what follows is not for the log of the last run
     return 0
