@@ -79,7 +79,7 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
     if options.html:
         from src.logger.report.compare import write_comparison
 
-        write_comparison(Path(options.html), folder, table)
+        write_comparison(Path(options.html), folder, table, is_by_result=options.sort is None)
         print(f"{len(table)} runs written to {options.html}")
     if options.csv or options.html:
         return 0

@@ -600,5 +600,9 @@ def test_the_leaderboard_knows_how_their_runs_ended(project: Path, capsys: pytes
     assert (record.end, record.epochs, record.monitor, running) == ("finished", 2, "min val/loss", False)
     assert record.best is not None and record.best_epoch in (1, 2)
     assert record.config["optimizer.args.lr"] == 0.01
+    assert record.time_s is not None and record.time_s > 0
+    train("-r", run, "trainer.epochs=3")
+    both = list_runs(Path("saved"))[f"models/Blobs/{run.name}"][0].time_s
+    assert both is not None and both > record.time_s, "all its starts together"
     (run / "status.json").unlink()  # of before there was one
     assert list_runs(Path("saved"))[f"models/Blobs/{run.name}"][0].end == "unknown"

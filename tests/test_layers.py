@@ -44,7 +44,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "streams": {"utils", "data", "logger", "trainer", "config", "experiment"},
     "replay": {"utils", "trainer", "experiment", "saved_run"},
     "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "sweep"},
-    "sweep": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training"},
+    "sweep": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training", "closing"},
     "seeds": {"utils", "data", "model", "logger", "trainer", "config", "sweep"},
     "compat": {"utils", "data", "model", "logger", "trainer", "config"},  # projects of another template
     "scripts": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "saved_run", "check", "compat"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -242,3 +243,8 @@ def test_only_runs_that_watch_the_same_are_ranked_together(tmp_path: Path, capsy
     assert first.startswith("digits: 2 runs by max val/f1, not comparable with other values")
     assert [line.split()[0][-1] for line in first.splitlines()[2:]] == ["3", "1"]
     assert [line.split()[0][-1] for line in second.splitlines()[2:]] == ["2", "4"]
+    page, csv = tmp_path / "runs.html", tmp_path / "runs.csv"
+    assert runs.main([str(tmp_path), "--html", str(page), "--csv", str(csv)]) == 0
+    by = [f"digits by {monitor}, not comparable with other values" for monitor in ("max val/f1", "min val/loss")]
+    assert re.findall("<h2>(.*?)</h2>", page.read_text()) == by
+    assert [name[-1] for name in pd.read_csv(csv)["run"]] == ["3", "1", "2", "4"]

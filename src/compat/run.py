@@ -27,6 +27,7 @@ from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger
 from src.logger.run_dir import RunDir, check_run_name, write_file
+from src.logger.run_index import seconds_of
 from src.logger.settings import LoggerSettings
 from src.logger.status import write_status
 from src.trainer.hooks import Hook
@@ -105,18 +106,18 @@ def rows_of(parts: Parts) -> str:
 
 def fit(trainer: Trainer, run: RunDir, project: Path) -> int:
     """Train, and say how it ended and what to type next."""
-    started_s, code = time.perf_counter(), 1
-    write_status(run.path, None, trainer.saver.saved_step)
+    started_s, code, seconds_before = time.perf_counter(), 1, seconds_of(run.path) or 0.0
+    write_status(run.path, None, trainer.saver.saved_step, seconds_before)
     try:
         trainer.fit()
         code = 128 + trainer.signal if trainer.signal else 0
     finally:
         trainer.logger.close()
-        write_status(run.path, code, trainer.saver.saved_step)
+        seconds = time.perf_counter() - started_s
+        write_status(run.path, code, trainer.saver.saved_step, seconds_before + seconds)
         run.close()
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
-    seconds = time.perf_counter() - started_s
     named = [] if project == Path.cwd() else ["--project", shown_path(project)]
     words = ["python", shown_path(PROJECT_ROOT / "test.py"), "-r", shown_path(run.path), *named]
     summary = closing_summary(

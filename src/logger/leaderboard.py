@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -133,17 +133,28 @@ def table_text(table: pd.DataFrame, width: int, is_by_result: bool = True) -> st
         width: Of the screen.
         is_by_result: Make one block per experiment and value that is watched, else one per experiment.
     """
+    blocks = []
+    for name, by, group in comparable_groups(table, is_by_result):
+        block, left_out = _block(group, width)
+        more = f", {left_out} more columns: --csv FILE has all" if left_out else ""
+        blocks.append(f"{name or '.'}: {len(group)} run{'s' if len(group) > 1 else ''}{by}{more}\n{block}")
+    return "\n\n".join(blocks)
+
+
+def comparable_groups(table: pd.DataFrame, is_by_result: bool = True) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield (folder, what they are ranked by where that differs in it, runs) for what may stand in one table.
+
+    Args:
+        table: What `runs_table` returned.
+        is_by_result: Part runs of a folder that watch different values; runs without a result stay with those before.
+    """
     folders = table["run"].str.rpartition("/")[0]
     watched = table["monitor"].where(table["best"].notna()).groupby(folders).transform(lambda each: each.ffill())
     watched = watched.fillna("") if is_by_result else folders
     several = watched.groupby(folders).transform("nunique") > 1
-    blocks = []
     for (name, monitor), group in table.groupby([folders, watched], sort=False):
-        block, left_out = _block(group, width)
-        more = f", {left_out} more columns: --csv FILE has all" if left_out else ""
         by = f" by {monitor}, not comparable with other values" if several[group.index[0]] else ""
-        blocks.append(f"{name or '.'}: {len(group)} run{'s' if len(group) > 1 else ''}{by}{more}\n{block}")
-    return "\n\n".join(blocks)
+        yield str(name), by, group
 
 
 def _block(group: pd.DataFrame, width: int) -> tuple[str, int]:

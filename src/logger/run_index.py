@@ -26,7 +26,7 @@ import yaml
 from src.logger.run_dir import write_file
 
 INDEX_NAME = ".runs.json"
-FORMAT = 2
+FORMAT = 3
 FILES = ("config.yaml", "metrics.csv", "log.txt")
 """What a record is made of."""
 THEIR_FILES = ("config.json", "metrics.csv", "status.json")
@@ -155,7 +155,13 @@ def _read_theirs(path: Path) -> RunRecord:
     best, best_epoch = _best(rows, monitor)
     epochs = max((int(_number(row.get("epoch")) or 0) for row in rows), default=0)
     end = {"done": "finished", "stopped": "stopped"}.get(str(status.get("state")), "crashed" if status else "unknown")
-    return RunRecord(flat, end, monitor, best, best_epoch, epochs, None)
+    return RunRecord(flat, end, monitor, best, best_epoch, epochs, seconds_of(path))
+
+
+def seconds_of(path: Path) -> float | None:
+    """Return how long a run of pytorch-template ran, all its starts together, from its `status.json`."""
+    seconds = _json(path / "status.json").get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
 def _json(path: Path) -> dict[str, Any]:

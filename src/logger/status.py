@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from src.logger.run_dir import write_file
 
 STATES = {None: "running", 0: "done", 130: "stopped", 143: "stopped"}
 
 
-def write_status(run_path: Path, code: int | None, saved_step: int) -> None:
+def write_status(run_path: Path, code: int | None, saved_step: int, seconds: float | None = None) -> None:
     """Write whether a run is running, done, stopped (on request, all saved) or failed.
 
     A run that was killed outright still says `running`, though its lock is free.
@@ -19,11 +20,14 @@ def write_status(run_path: Path, code: int | None, saved_step: int) -> None:
         run_path: Its folder.
         code: Exit code; None while it runs.
         saved_step: Step of its newest checkpoint; below 0 when there is none.
+        seconds: How long it ran, all its starts together, where no log of ours tells.
     """
-    status = {
+    status: dict[str, Any] = {
         "state": STATES.get(code, "failed"),
         "code": code,
         "step": max(0, saved_step),
         "resumable": saved_step >= 0,
     }
+    if seconds is not None:
+        status["seconds"] = round(seconds, 3)
     write_file(run_path / "status.json", json.dumps(status) + "\n")

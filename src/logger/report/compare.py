@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from src.logger.leaderboard import FIXED
+from src.logger.leaderboard import FIXED, comparable_groups
 from src.logger.report.chart import COLORS, Series, chart
 from src.logger.report.html import Html, element, section, table
 from src.logger.report.page import write_page
@@ -18,10 +18,10 @@ MAX_RUNS = 500
 MAX_CURVES = 6
 
 
-def write_comparison(path: Path, folder: Path, runs: pd.DataFrame) -> None:
-    """Write the runs of a table, in its order, as one page that loads nothing."""
-    groups = runs.groupby(runs["run"].str.rpartition("/")[0], sort=False)
-    sections = [_experiment(str(name) or folder.name, folder, group) for name, group in groups]
+def write_comparison(path: Path, folder: Path, runs: pd.DataFrame, is_by_result: bool = True) -> None:
+    """Write the runs of a table, in its order, as one page that loads nothing; groups are those of the console."""
+    groups = comparable_groups(runs, is_by_result)
+    sections = [_experiment(f"{name or folder.name}{by}", folder, group) for name, by, group in groups]
     write_page(path, f"Runs in {folder}", f"{len(runs)} runs", sections)
 
 
