@@ -138,7 +138,7 @@ def print_values(values: Mapping[str, float], intervals: Mapping[str, tuple[floa
     width = max(map(len, values))
     for key, value in values.items():
         low, high = intervals.get(key, (math.nan, math.nan))
-        say(f"  {key:<{width}}  {value:<10.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
+        say(f"  {key:<{width}}  {value:<12.6g}" + (f"  {low:.4g} to {high:.4g} (95 %)" if key in intervals else ""))
 
 
 def choose_parts(wanted: str | None, parts: Mapping[str, object]) -> list[str]:

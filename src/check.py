@@ -21,6 +21,7 @@ from src.data.share import Share
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
 from src.logger.logger import Logger, check_sinks
 from src.logger.run_dir import check_writable
+from src.restore import restore
 from src.streams import unowned_streams
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.init_from import init_weights
@@ -73,7 +74,7 @@ def check(
         ranks.start(device, config.trainer.parallel_settings.timeout)
         trainer = build_trainer(config, experiment, device, Logger([]), Path(folder), ranks)
         if state is not None:
-            trainer.load_state_dict(state, str(run))
+            restore(trainer, state, str(run), config, experiment)
             yield from _describe_resume(trainer, str(run), changed)
         yield from _describe_config(config)
         yield from _describe_data(experiment)

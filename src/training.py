@@ -56,6 +56,7 @@ def train(
         from src.data.share import Share
         from src.experiment import build_experiment, build_sinks, build_trainer
         from src.logger.logger import Logger
+        from src.restore import restore
         from src.trainer.init_from import init_weights
         from src.utils.device import load_compiler
 
@@ -78,7 +79,7 @@ def train(
         trainer = build_trainer(config, experiment, device, logger, run.checkpoints, ranks)
         trainer.hooks += watchers
         if state is not None:
-            trainer.load_state_dict(state, str(run.path))
+            restore(trainer, state, str(run.path), config, experiment)
         undo.pop_all()
     if ranks.is_main:
         run.write_config(config.as_dict())

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from src.config import config_from_dict
 from src.config.changes import check_changes
+from src.trainer.checkpoint import load_checkpoint
 from src.trainer.init_from import init_weights, take_weights
 from src.trainer.settings import InitFrom
 from src.utils.errors import CheckpointError
 from tests.test_config_laws import FULL
+from train import main
 
 REFUSED = [
     "model.args.out_features=11",
@@ -145,3 +149,47 @@ def test_the_config_takes_a_path_or_a_mapping(tmp_path: Path) -> None:
     other = two_layers()
     init_weights(other, str(tmp_path / "x.pt"))
     assert torch.equal(other[0].weight, model[0].weight)
+
+
+SCHEDULES: list[tuple[dict[str, Any] | None, str]] = [
+    (None, "optimizer.args.lr=0.01"),
+    ({"type": "StepLR", "args": {"step_size": 2, "gamma": 0.5}}, "optimizer.args.lr=0.01"),
+    ({"type": "StepLR", "args": {"step_size": 2, "gamma": 0.5}}, "lr_scheduler.args.gamma=0.1"),
+    ({"type": "CosineAnnealingLR", "args": {"T_max": 9}, "every": "step", "warmup_steps": 5}, "optimizer.args.lr=0.01"),
+    ({"type": "OneCycleLR", "args": {"max_lr": 0.1}}, "lr_scheduler.args.max_lr=0.01"),
+    ({"type": "ReduceLROnPlateau", "args": {"patience": 0, "threshold": 1}}, "optimizer.args.lr=0.01"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "changed"), SCHEDULES)
+def test_a_rate_that_is_changed_on_the_way_is_from_there_on_that_of_a_run_that_always_had_it(
+    schedule: dict[str, Any] | None, changed: str, tmp_path: Path
+) -> None:
+    config = {
+        "name": "x",
+        "data": {"type": "synthetic.noisy_line", "args": {"num_rows": 8}, "split": {"val": 4}},
+        "loader": {"batch_size": 2},
+        "model": {"type": "linear.Linear", "args": {"in_features": 1}},
+        "loss": "mse",
+        "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},
+        "lr_scheduler": schedule,
+        "trainer": {"save_dir": str(tmp_path), "epochs": 6},
+        "logger": {"tensorboard": False},
+    }
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump(config))
+
+    def rates_of(*words: str) -> list[float]:
+        assert main([*words, "-q"]) == 0
+        newest = max((tmp_path / "x").iterdir())
+        rows = csv.DictReader((newest / "metrics.csv").read_text().splitlines())
+        return [float(row["lr"]) for row in rows if row["lr"]][3:]
+
+    changes = [changed, "optimizer.args.weight_decay=0.5"]
+    rates_of("-c", str(file), "trainer.epochs=3")
+    (run,) = (tmp_path / "x").iterdir()
+    allow = ["--allow-change", "optimizer", "--allow-change", "lr_scheduler"]
+    changed_rates = rates_of("-r", str(run), "trainer.epochs=6", *changes, *allow)
+    (group,) = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]["param_groups"]
+    assert group["weight_decay"] == 0.5
+    assert changed_rates == pytest.approx(rates_of("-c", str(file), *changes))

@@ -192,6 +192,8 @@ def test_every_link_leads_somewhere() -> None:
     ]:
         prose = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)#:]+)\)", prose):
+            if target.startswith("generated/"):
+                continue  # the site makes it
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 

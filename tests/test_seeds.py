@@ -103,7 +103,7 @@ def test_too_few_seeds_or_none_in_common_give_no_verdict(tmp_path: Path) -> None
     two, later = repeat(tmp_path, "two", 2), repeat(tmp_path, "later", 2, "seed=7")
     one = find_repeats(two / "seed-1")
     assert list(one.runs) == [1]
-    assert "1 seed in common are too few" in compare_lines(find_repeats(two), one)[-1]
+    assert "1 seed in common is too few" in compare_lines(find_repeats(two), one)[-1]
     assert "2 seeds in common are too few" in compare_lines(find_repeats(two), find_repeats(two))[-1]
     assert "no seed in common" in compare_lines(find_repeats(two), find_repeats(later))[-1]
     repeat(tmp_path, "two", 2, "optimizer.args.lr=0.01")

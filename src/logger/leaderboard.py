@@ -137,7 +137,8 @@ def table_text(table: pd.DataFrame, width: int, is_by_result: bool = True) -> st
     for name, by, group in comparable_groups(table, is_by_result):
         block, left_out = _block(group, width)
         more = f", {left_out} more columns: --csv FILE has all" if left_out else ""
-        blocks.append(f"{name or '.'}: {len(group)} run{'s' if len(group) > 1 else ''}{by}{more}\n{block}")
+        where = f"{name}: " if name else ""
+        blocks.append(f"{where}{len(group)} run{'s' if len(group) > 1 else ''}{by}{more}\n{block}")
     return "\n\n".join(blocks)
 
 

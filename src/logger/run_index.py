@@ -180,12 +180,14 @@ def _text(path: Path) -> str:
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value); lists become text."""
+    """Yield (dotted key, value); lists become text, those of components without arguments their names."""
     for key, child in value.items():
-        if isinstance(child, Mapping) and child:
+        if isinstance(child, Mapping):
             yield from flattened(child, f"{prefix}{key}.")
         elif child is None or isinstance(child, (bool, int, float, str)):
             yield f"{prefix}{key}", child
+        elif child and all(isinstance(each, Mapping) and "type" in each and not each.get("args") for each in child):
+            yield f"{prefix}{key}", ", ".join(str(each["type"]) for each in child)
         else:
             yield f"{prefix}{key}", json.dumps(child, ensure_ascii=False, default=str)
 

@@ -134,7 +134,10 @@ def compare_lines(a: Repeats, b: Repeats) -> list[str]:
     for letter, each in (("A", a), ("B", b)):
         left_out = f"; {each.left_out} not finished" if each.left_out else ""
         lines.append(f"{letter}        {each.folder}: seeds {' '.join(map(str, each.runs))}{left_out}")
-    changed = [f"{key}: {old} -> {new}" for key, old, new in differing(a.config, b.config)]
+    changed = [
+        f"{key}: {'-' if old is None else old} -> {'-' if new is None else new}"
+        for key, old, new in differing(a.config, b.config)
+    ]
     lines += [f"differs  {line}" for line in changed or ["in nothing but seeds"]]
     seeds = [seed for seed in a.runs if seed in b.runs]
     if not seeds:
@@ -158,8 +161,8 @@ def _verdict(a: Repeats, b: Repeats, differences: Mapping[str, Estimate]) -> str
         return f"none: {watched}; give both the same trainer.monitor"
     each = differences[name]
     if each.count < FEWEST:
-        seeds = "1 seed" if each.count == 1 else f"{each.count} seeds"
-        return f"none: {seeds} in common are too few to tell a difference from noise; 5 are a beginning"
+        seeds = "1 seed in common is" if each.count == 1 else f"{each.count} seeds in common are"
+        return f"none: {seeds} too few to tell a difference from noise; 5 are a beginning"
     test = f"paired t-test over {each.count} seeds, p = {each.p_value:.2g}"
     if each.p_value >= 1 - LEVEL:
         unseen = f"; one below {number(each.half)} would not be seen" if each.half else ""

@@ -143,16 +143,36 @@ class Schedule:
             lengths = {key: value for key, value in self.scheduler.state_dict().items() if key in LENGTHS}
             self.scheduler.load_state_dict({**state["scheduler"], **lengths})
             if any(state["scheduler"].get(key) != value for key, value in lengths.items()):
-                self._take_new_length()
+                self._take_new_curve()
 
-    def _take_new_length(self) -> None:
-        """Move the rates onto the curve of the new length: torch's schedulers go on from the rate of the old one."""
+    def take_settings(self, before: Schedule, after: Schedule) -> None:
+        """Go on, from the place reached, with what differs between two schedules that have not moved yet.
+
+        Args:
+            before: As the config made it so far.
+            after: As the config makes it now.
+        """
+        is_warm = self.num_steps >= self.warmup_steps
+        reached = [float(group["lr"]) for group in self.optimizer.param_groups] if is_warm else self._full_rates
+        was, given = ({} if each.scheduler is None else each.scheduler.state_dict() for each in (before, after))
+        changed = {key: given[key] for key in given if key in was and key != "_schedulers" and was[key] != given[key]}
+        if not changed and before._full_rates == after._full_rates:
+            return
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(changed)
+        rates = zip(reached, before._full_rates, after._full_rates, strict=True)
+        self._full_rates = [rate * new / old if old else new for rate, old, new in rates]
+        self._take_new_curve()
+
+    def _take_new_curve(self) -> None:
+        """Move the rates onto a curve that has changed: torch's schedulers go on from the rate of the old one."""
         closed_form = getattr(self.scheduler, "_get_closed_form_lr", None)
-        if closed_form is not None and self.scheduler is not None:
+        if closed_form is not None:
             self._full_rates = [float(rate) for rate in closed_form()]
+        if self.scheduler is not None:
             self.scheduler._last_lr = list(self._full_rates)
-            self._set(self._full_rates)
-            self._warm()
+        self._set(self._full_rates)
+        self._warm()
 
 
 def run_length(
