@@ -226,13 +226,15 @@ def test_a_run_of_a_config_outside_the_project_is_tested_with_its_folder_vouched
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n\nclass Mine(nn.Sequential):\n"
         "    def __init__(self) -> None:\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+        "\nfrom src.trainer.hooks import Hook\n\nclass Watch(Hook): ...\n"
     )
-    config = CONFIG.replace("{type: lenet.LeNet, args: {image_size: 8}}", "mine.Mine")
+    config = CONFIG.replace("{type: lenet.LeNet, args: {image_size: 8}}", "mine.Mine") + "hooks: [mine.Watch]\n"
     (tmp_path / "small.yaml").write_text(config)
     result = run("train.py", "-c", tmp_path / "small.yaml", "trainer.epochs=1", f"trainer.save_dir={tmp_path}/runs")
     assert result.returncode == 0, result.stderr
     refused = run("test.py", "-r", only_run(tmp_path / "runs"))
     assert refused.returncode == 2
-    assert "--trust FOLDER/" in refused.stderr
+    assert "mine.Mine" in refused.stderr and "mine.Watch" in refused.stderr
+    assert refused.stderr.count("--trust FOLDER/") == 1
     allowed = run("test.py", "-r", only_run(tmp_path / "runs"), "--trust", f"{tmp_path}/")
     assert allowed.returncode == 0, allowed.stderr

@@ -75,6 +75,10 @@ _trusted: set[str] = set()
 _folders: list[Path] = []
 
 
+class NoFolderError(ConfigError):
+    """A component is nowhere; it may lie beside its config, whose folder is not in use."""
+
+
 @dataclass(frozen=True)
 class _Target:
     module: str
@@ -136,7 +140,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
         raise ConfigError(f"{word} {found(name)} is not a name such as `file.Class`")
     target = _locate(kind, name)
     if target is None:
-        raise ConfigError(_unknown(kind, name))
+        raise (ConfigError if _folders else NoFolderError)(_unknown(kind, name))
     part: Any = _imported(target)
     for attribute in target.attribute.split("."):
         try:
@@ -286,8 +290,7 @@ def _unknown(kind: str, name: str) -> str:
             f"vouch for a package of your own with `--trust {package}`; looked in {looked}"
         )
     hint = f"; did you mean `{close}`?" if close else ""
-    outside = "" if _folders else "; beside a config outside the project: `--trust FOLDER/`"
-    return f"unknown {WORDS.get(kind, kind)} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}{outside}"
+    return f"unknown {WORDS.get(kind, kind)} `{name}`{hint}; known: {listed(names, 12)}; looked in {looked}"
 
 
 def _shown_home(home: str) -> str:

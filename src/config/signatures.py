@@ -11,7 +11,7 @@ from src.config.checks import components, named
 from src.config.kinds import PROVIDED, USED_AS_IS, is_module
 from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, listed, nearest, unquoted
 from src.config.references import Reference
-from src.config.registry import HOMES, find
+from src.config.registry import HOMES, NoFolderError, find
 from src.config.schema import could_be, describe
 from src.config.settings import UNNAMED, Component, Config
 from src.utils.errors import ConfigError
@@ -35,6 +35,7 @@ def check_components(config: Config) -> None:
 
 def note_components(config: Config, mistakes: Mistakes) -> None:
     """Notes what `check_components` raises, next to what is wrong besides."""
+    is_elsewhere = False
     inner = [each for path, model in named(config.model, "model") for each in modules(model.args, (*path, "args"))]
     for path, component in [*components(config), *inner]:
         if component is UNNAMED:  # stands for what is missing, which is noted already
@@ -44,8 +45,11 @@ def note_components(config: Config, mistakes: Mistakes) -> None:
             target = find(kind, component.type)
         except ConfigError as error:
             mistakes.add((*path, "type"), str(error))
+            is_elsewhere |= isinstance(error, NoFolderError)
         else:
             check_arguments(kind, target, component, path, mistakes)
+    if is_elsewhere:
+        mistakes.add_at("for classes beside a config outside the project", "name its folder, `--trust FOLDER/`")
 
 
 def kind_at(path: KeyPath) -> str:
