@@ -23,58 +23,44 @@ log = logging.getLogger(__name__)
 
 def training_loader(config: Config, part: Part, device: torch.device, share: Share = WHOLE) -> Loader:
     """Build the loader of a part as the config has it; `train` is shuffled unless it says otherwise."""
-    settings = config.part_loaders.get(part.name, config.loader)
     if part.name != "train":
         return evaluation_loader(config, part, device, share)
+    settings = config.loader_of("train")
     has_own_order = settings.sampler is not None or settings.batch_sampler is not None
     shuffle = settings.shuffle if settings.shuffle is not None else not (has_own_order or part.is_iterable)
-    return _told(
-        part,
-        settings,
-        shuffle=shuffle,
-        seed=config.seed,
-        pin_memory=_pins(settings, device),
-        sampler=_build_sampler("sampler", settings.sampler),
-        batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
-        share=share,
-        device=device if device.type == "cuda" else None,
-        **_functions(settings),
-    )
+    return _loader(config, part, settings, shuffle, device, share)
 
 
 def evaluation_loader(config: Config, part: Part, device: torch.device, share: Share = WHOLE) -> Loader:
     """Build a loader that gives every row once, in order."""
-    given = config.part_loaders.get(part.name, config.loader)
-    settings = replace(given, shuffle=None, sampler=None, batch_sampler=None, drop_last=False)
-    return _told(
+    settings = replace(config.loader_of(part.name), shuffle=None, sampler=None, batch_sampler=None, drop_last=False)
+    return _loader(config, part, settings, False, device, share)
+
+
+def _loader(
+    config: Config, part: Part, settings: LoaderSettings, shuffle: bool, device: torch.device, share: Share
+) -> Loader:
+    functions = {"collate_fn": settings.collate_fn, "worker_init_fn": settings.worker_init_fn}
+    makers: dict[str, Any] = {kind: find(kind, name) for kind, name in functions.items() if name is not None}
+    has_own_memory = device.type == "cuda"
+    loader = Loader(
         part,
         settings,
-        shuffle=False,
+        shuffle=shuffle,
         seed=config.seed,
-        pin_memory=_pins(settings, device),
+        pin_memory=has_own_memory and settings.pin_memory is not False,
+        sampler=_build_sampler("sampler", settings.sampler),
+        batch_sampler=_build_sampler("batch_sampler", settings.batch_sampler),
         share=share,
-        device=device if device.type == "cuda" else None,
-        **_functions(settings),
+        device=device if has_own_memory else None,
+        **makers,
     )
-
-
-def _told(part: Part, settings: LoaderSettings, **others: Any) -> Loader:
-    loader = Loader(part, settings, **others)
     log.debug(
         "loader %s: batches of %d, %s, loader.num_workers %s, %s",
-        part.name, loader.batch_size, "shuffled" if others["shuffle"] else "in order", settings.num_workers,
+        part.name, loader.batch_size, "shuffled" if shuffle else "in order", settings.num_workers,
         "whole batches are read at once" if part.reads_batches else "row by row",
     )  # fmt: skip
     return loader
-
-
-def _pins(settings: LoaderSettings, device: torch.device) -> bool:
-    return device.type == "cuda" and settings.pin_memory is not False
-
-
-def _functions(settings: LoaderSettings) -> dict[str, Any]:
-    named = {"collate_fn": settings.collate_fn, "worker_init_fn": settings.worker_init_fn}
-    return {kind: find(kind, name) for kind, name in named.items() if name is not None}
 
 
 def _build_sampler(kind: str, component: Component | None) -> MakeSampler | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from src.data.cells import EMPTY, Array, Rows, check_class, check_columns, check_missing, not_a_number, place
+from src.data.cells import EMPTY, Array, Choice, Rows, check_class, check_columns, check_missing, not_a_number, place
 from src.data.column_cache import ColumnCache
 from src.data.convert_csv import Column
 from src.utils.errors import DataError
@@ -17,25 +17,17 @@ CHUNK_BYTES = 1 << 25
 
 
 class CachedCells:
-    """A cached table; see `Cells`, and `FrameCells` for the arguments, which mean the same."""
+    """A cached table; see `Cells`."""
 
-    def __init__(
-        self,
-        cache: ColumnCache,
-        where: str,
-        features: Sequence[str],
-        targets: Sequence[str],
-        categorical: Sequence[str],
-        missing: str,
-        classify: bool | None,
-    ) -> None:
+    def __init__(self, cache: ColumnCache, choice: Choice) -> None:
+        features, targets, classify = choice.features, choice.targets, choice.classify
         self._cache = cache
-        self._where = where
+        self._where = choice.where
         self.chunk_rows = max(1, CHUNK_BYTES // (8 * max(1, len(cache.columns))))
         self._rows: Array | None = None
-        self._leave_out(targets if missing == "fill" else [*features, *targets], missing)
+        self._leave_out(choice.needed, choice.missing)
         self._values: dict[str, Array] = {}
-        self.number_names = [c for c in features if c not in categorical and self._is_number(c)]
+        self.number_names = [c for c in features if c not in choice.categorical and self._is_number(c)]
         texts = [c for c in features if c not in self.number_names]
         self._known: dict[str, Array] = {}
         self.vocabularies = {c: self._vocabulary(c) for c in texts}
@@ -43,7 +35,7 @@ class CachedCells:
         self.class_names: list[str] | None = None
         self.class_codes: Array | None = None
         if len(self._targets) < len(targets):
-            check_class(where, next(c for c in targets if c not in self._targets), targets, classify)
+            check_class(choice.where, next(c for c in targets if c not in self._targets), targets, classify)
             self.class_names, self.class_codes = self._classes(targets[0])
 
     def _leave_out(self, names: Sequence[str], missing: str) -> None:

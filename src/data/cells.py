@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -16,6 +17,30 @@ Array = np.ndarray[Any, Any]
 Rows = Array | slice
 EMPTY = "(empty)"
 """The category of empty cells that are filled."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which columns of a table are used, and what for."""
+
+    where: str
+    """What messages call the table."""
+
+    features: Sequence[str]
+    targets: Sequence[str]
+    categorical: Sequence[str]
+    """Columns of numbers that are texts nonetheless."""
+
+    missing: str
+    """`error`, `drop` or `fill`: see `FrameDataset`."""
+
+    classify: bool | None
+    """Whether the target is a class; None: if it is text."""
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns whose cells must not be empty."""
+        return [*self.targets] if self.missing == "fill" else [*self.features, *self.targets]
 
 
 class Cells(Protocol):
@@ -51,37 +76,19 @@ class Cells(Protocol):
 
 
 class FrameCells:
-    """A pandas table in memory; see `Cells`.
+    """A pandas table in memory; see `Cells`."""
 
-    Args:
-        frame: The table.
-        where: What messages call it.
-        features: Columns to predict from.
-        targets: Columns to predict.
-        categorical: Columns of numbers that are texts nonetheless.
-        missing: `error`, `drop` or `fill`: see `FrameDataset`.
-        classify: Whether the target is a class; None: if it is text.
-    """
-
-    def __init__(
-        self,
-        frame: pd.DataFrame,
-        where: str,
-        features: Sequence[str],
-        targets: Sequence[str],
-        categorical: Sequence[str],
-        missing: str,
-        classify: bool | None,
-    ) -> None:
+    def __init__(self, frame: pd.DataFrame, choice: Choice) -> None:
+        where, targets, classify = choice.where, choice.targets, choice.classify
         self._where = where
-        frame = _without_missing(frame, list(targets if missing == "fill" else [*features, *targets]), where, missing)
+        frame = _without_missing(frame, choice.needed, where, choice.missing)
         self._frame = frame
         self._rows = frame.index.to_numpy()
         self.chunk_rows = max(1, len(frame))
-        numbers = {c: _numbers(frame[c], where) for c in features if c not in categorical}
+        numbers = {c: _numbers(frame[c], where) for c in choice.features if c not in choice.categorical}
         self.number_names = [c for c, values in numbers.items() if values is not None]
         self._numbers = np.column_stack([np.empty((len(frame), 0)), *(v for v in numbers.values() if v is not None)])
-        coded = {c: pd.factorize(_texts(frame[c])) for c in features if numbers.get(c) is None}
+        coded = {c: pd.factorize(_texts(frame[c])) for c in choice.features if numbers.get(c) is None}
         self._codes = [codes for codes, _ in coded.values()]
         self.vocabularies = {c: np.asarray(names, dtype=object) for c, (_, names) in coded.items()}
         columns = [_numbers(frame[c], where) if not classify else None for c in targets]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.cached_cells import CachedCells
-from src.data.cells import Array, Cells, FrameCells, Rows, check_columns, class_error, place
+from src.data.cells import Array, Cells, Choice, FrameCells, Rows, check_columns, class_error, place
 from src.data.classes import renumbered
 from src.data.column_cache import ColumnCache
 from src.data.preprocess import Filler, Scaler
@@ -74,8 +74,8 @@ class FrameDataset(Dataset[Any]):
         check_columns(list(frame.columns), [*chosen, *categorical, *ignore, *self.target_names], where)
         self._input_scaler = _scaler(scale_inputs, "scale_inputs")
         self._target_scaler = _scaler(scale_target, "scale_target")
-        make: Callable[..., Cells] = CachedCells if isinstance(frame, ColumnCache) else FrameCells
-        self._cells = make(frame, where, chosen, self.target_names, categorical, missing, classify)
+        choice = Choice(where, chosen, self.target_names, categorical, missing, classify)
+        self._cells: Cells = CachedCells(frame, choice) if isinstance(frame, ColumnCache) else FrameCells(frame, choice)
         self._fills = missing == "fill"
         self._filler = Filler()
         self.class_names = self._cells.class_names
