@@ -87,7 +87,12 @@ def _train(trainer: Trainer, batches: list[Any]) -> None:
     rest = iter(batches)
     while group := tuple(islice(rest, trainer.settings.accumulate_steps)):
         trainer.step.make(group)
-        trainer.count_step(len(group))
+        trainer.progress.step += 1
+        trainer.progress.batch += len(group)
+        for schedule in trainer.schedules.values():
+            schedule.after_step()
+        if trainer.ema:
+            trainer.ema.update()
 
 
 def _equal(one: Any, two: Any) -> bool:

@@ -444,8 +444,10 @@ def test_rule_17_fine_tuning_counts_on(project: Path, capsys: pytest.CaptureFixt
 def test_rules_10_17_weights_of_several_gpus_fit_one(project: Path) -> None:
     model, _ = train_as_the_original(1)
     prefixed = {f"module.{name}": value for name, value in model.state_dict().items()}
-    save_as_the_original(project / "theirs.pth", epochs=1, state_dict=prefixed)
-    train("-r", "theirs.pth")
+    save_as_the_original(project / "several.pth", epochs=1, state_dict=prefixed)
+    save_as_the_original(project / "one.pth", epochs=1, state_dict=model.state_dict())
+    several, one = (weights(train("-r", name) / "checkpoint-epoch3.pth") for name in ("several.pth", "one.pth"))
+    assert equal(several, one)
 
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint-epoch2.pth", "run"])

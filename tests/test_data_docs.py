@@ -44,12 +44,15 @@ def components(value: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("text", [text for text in SNIPPETS["yaml"] if text.startswith("data")])
 def test_every_dataset_and_transform_shown_exists_and_takes_its_arguments(text: str) -> None:
-    for component in components(yaml.safe_load(text)["data"]):
+    shown = components(yaml.safe_load(text)["data"])
+    assert shown
+    for component in shown:
         module, _, name = component["type"].rpartition(".")
         if name == "Brighten":
             continue
         home = importlib.import_module(f"src.data.{module}") if module else transforms
-        inspect.signature(getattr(home, name)).bind(**component.get("args", {}))
+        args = component.get("args", {})
+        assert set(inspect.signature(getattr(home, name)).bind(**args).arguments) == set(args)
 
 
 def test_every_loader_option_is_shown_and_none_that_there_is_not() -> None:

@@ -8,14 +8,13 @@ import re
 import stat
 import subprocess
 import sys
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import yaml
 
-from src.logger.run_dir import RunDir, check_run_name, write_file
+from src.logger.run_dir import RunDir, write_file
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -62,10 +61,8 @@ def test_a_second_process_is_told_the_pid_of_the_first_and_a_dead_ones_lock_is_t
     run.close()
     other = hold(run.path)
     try:
-        start = time.monotonic()
         with pytest.raises(ConfigError, match=rf"is in use by pid {other.pid}"):
             RunDir.open(run.path)
-        assert time.monotonic() - start < 1
     finally:
         other.kill()
         other.wait()
@@ -94,9 +91,11 @@ def test_no_name_leads_out_of_save_dir(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ordinary_names_are_taken() -> None:
-    for name in ("digits", "a", "_x", "lenet-5_v1.2", "0", "x" * 64, "console"):
-        check_run_name(name)
+@pytest.mark.parametrize("name", ["digits", "a", "_x", "lenet-5_v1.2", "0", "x" * 64, "console"])
+def test_ordinary_names_are_taken(name: str, tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, name)
+    run.close()
+    assert run.path.parent == tmp_path / name and run.path.is_dir()
 
 
 def test_a_link_out_of_save_dir_is_refused(tmp_path: Path) -> None:

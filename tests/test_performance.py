@@ -35,7 +35,7 @@ from src.trainer.step import Step
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.direct_file import CHUNK_BYTES
-from src.utils.host_memory import keep_freed_memory, lasting_objects
+from src.utils.host_memory import KEPT_BYTES, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory, lasting_objects
 from tests.conftest import ROOT
 
 SRC = str(ROOT / "src")
@@ -325,7 +325,15 @@ def test_the_picture_of_a_comparison_has_a_bar_for_every_trainer_as_long_as_its_
     assert texts[-1] == "2026-11-21 on a machine"
 
 
-def test_keeping_freed_memory_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keeping_freed_memory_asks_the_c_library_and_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, option: int, value: int) -> None:
+            asked.append((option, value))
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library())
     keep_freed_memory()
+    assert asked == [(M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, 32 << 20)]
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # a C library that knows no such option
     keep_freed_memory()

@@ -274,8 +274,9 @@ def _comes_from_allowed(part: Any) -> bool:
 
 def _unknown(kind: str, name: str) -> str:
     names = known_names(kind)
-    bare = [each.rpartition(".")[2] for each in names]
-    close = nearest(name, names) or nearest(name, bare)
+    beside = [f"{file.stem}.{each}" for folder in _folders for file, each, _ in _defined_in(folder, kind)]
+    meant = dict.fromkeys([*names, *beside])
+    close = nearest(name, meant) or nearest(name, [each.rpartition(".")[2] for each in meant])
     looked = listed([*map(shown_path, _folders), *map(_shown_home, HOMES[kind])])
     *modules, last = name.split(".")
     files = [source_file(folder.joinpath(*modules)) for folder in _folders if modules]

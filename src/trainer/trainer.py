@@ -165,7 +165,12 @@ class Trainer:
         host_batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
         for batches in self.account.groups(host_batches, self.settings.accumulate_steps):
             self.guard.make(batches)
-            self.count_step(len(batches))
+            self.progress.step += 1
+            self.progress.batch += len(batches)
+            for schedule in self.schedules.values():
+                schedule.after_step()
+            if self.ema:
+                self.ema.update()
             self._after_step()
             if self._must_stop() or (self.progress.batch < self._batches_per_epoch and self.is_finished):
                 return
@@ -173,15 +178,6 @@ class Trainer:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
         rate = (self.progress.samples - samples_before) / (time.perf_counter() - started_s)
         self._end_epoch({"time/samples_per_s": rate})
-
-    def count_step(self, num_batches: int) -> None:
-        """Take note of a step that was made of so many batches: rates and averages go on."""
-        self.progress.step += 1
-        self.progress.batch += num_batches
-        for schedule in self.schedules.values():
-            schedule.after_step()
-        if self.ema:
-            self.ema.update()
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave."""
