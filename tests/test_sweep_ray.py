@@ -114,7 +114,9 @@ def test_the_console_shows_no_more_than_our_own_lines(small: tuple[Path, Path, s
 
 def test_what_is_left_behind_can_be_looked_at_and_used(small: tuple[Path, Path, str]) -> None:
     config, folder, printed = small
-    assert "<svg" in (folder / "trials.html").read_text() and not (folder / ".ray").exists()
+    page = (folder / "trials.html").read_text()
+    assert "<svg" in page and all(f">{value}</text>" in page for value in ("0.3", "1e-07", "1e+38"))
+    assert not (folder / ".ray").exists()
     best = config.with_name("x_best.yaml")
     assert best.read_text().startswith("# Best of 3 trials of x.yaml by min val/loss") and str(best) in printed
     assert load_config(best).optimizer.args["lr"] == 0.3  # type: ignore[union-attr]

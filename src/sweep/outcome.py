@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from src.closing import next_commands, same_run_command
-from src.config.tune import Distribution
+from src.config.tune import RANGES, Distribution
 from src.logger.console import number
 from src.logger.report.chart import Series, chart
 from src.logger.report.html import Html, element, section, table
@@ -107,14 +107,8 @@ def _write_page(sweep: Sweep, trials: list[Trial], frame: pd.DataFrame) -> None:
 
 def _scatter(sweep: Sweep, key: str, distribution: Distribution, frame: pd.DataFrame) -> Html:
     """Draw the metric against the values of one key; each outcome has its colour."""
-    known, label = frame[frame[sweep.metric].notna()], key
-    if distribution.kind == "loguniform":
-        place, label = [math.log10(value) for value in known[key]], f"log10 of {key}"
-    elif distribution.kind in ("choice", "grid"):
-        place = [float(distribution.values.index(value)) for value in known[key]]
-        label = f"{key}: " + ", ".join(f"{at} = {value}" for at, value in enumerate(distribution.values))
-    else:
-        place = [float(value) for value in known[key]]
+    known = frame[frame[sweep.metric].notna()]
+    place, ticks, ends = _places(distribution, list(known[key]))
     at = pd.Series(place, index=known.index, dtype=float)
     series = [
         Series(
@@ -126,7 +120,26 @@ def _scatter(sweep: Sweep, key: str, distribution: Distribution, frame: pd.DataF
         )
         for outcome, group in known.groupby("outcome")
     ]
-    return chart(plain_name(key, sweep.tune.space), label, sweep.metric, series)
+    return chart(plain_name(key, sweep.tune.space), key, sweep.metric, series, x_range=ends, x_ticks=ticks)
+
+
+def _places(
+    distribution: Distribution, values: Sequence[Any]
+) -> tuple[list[float], list[tuple[float, str]], tuple[float, float]]:
+    """Return where values stand on an axis, what is written below it, and the ends of it: all that was searched."""
+    if distribution.kind not in RANGES:
+        given = distribution.values
+        room = max(6, 50 // len(given))
+        texts = [text if len(text) <= room else f"{text[: room - 1]}…" for text in map(shown, given)]
+        return [float(given.index(value)) for value in values], list(enumerate(texts)), (-0.5, len(given) - 0.5)
+    low, high = distribution.values
+    if distribution.kind != "loguniform":
+        return [float(value) for value in values], [], (low, high)
+    low, high = math.log10(low), math.log10(high)
+    digits = (1,) if high - low > 2 else (1, 2, 5)
+    marks = [digit * 10.0**power for power in range(math.floor(low), math.floor(high) + 1) for digit in digits]
+    ticks = [(math.log10(mark), f"{mark:g}") for mark in marks if low - 1e-9 <= math.log10(mark) <= high + 1e-9]
+    return [math.log10(value) for value in values], ticks, (low, high)
 
 
 def _curves(sweep: Sweep, trials: list[Trial], frame: pd.DataFrame) -> Html:

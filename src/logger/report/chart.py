@@ -40,6 +40,7 @@ def chart(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
+    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Html:
     """Return a chart with its title and, for several series, a legend.
 
@@ -51,10 +52,12 @@ def chart(
         x_range: Ends of the axis. Default: of the values.
         y_range: The same.
         diagonal: Draw `y = x` as a dashed line.
+        x_ticks: What to write below the horizontal axis, and where. Default: about five round values.
     """
     scale_x = _Axis(x_range or _extent(each.x for each in series), LEFT, WIDTH - RIGHT, wide=x_range is None)
     scale_y = _Axis(y_range or _extent(each.y for each in series), HEIGHT - BOTTOM, TOP, wide=y_range is None)
-    parts = [*_axes(scale_x, scale_y, x_label, y_label)]
+    x_ticks = x_ticks or [(value, _tick(value)) for value in scale_x.ticks()]
+    parts = [*_axes(scale_x, scale_y, x_label, y_label, x_ticks)]
     if diagonal:
         low, high = max(scale_x.low, scale_y.low), min(scale_x.high, scale_y.high)
         parts.append(_line([(scale_x(low), scale_y(low)), (scale_x(high), scale_y(high))], "ideal"))
@@ -100,11 +103,13 @@ def _extent(values: Any) -> tuple[float, float]:
     return (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
 
 
-def _axes(scale_x: _Axis, scale_y: _Axis, x_label: str, y_label: str) -> Iterator[Html]:
-    for value in scale_x.ticks():
+def _axes(
+    scale_x: _Axis, scale_y: _Axis, x_label: str, y_label: str, x_ticks: Sequence[tuple[float, str]]
+) -> Iterator[Html]:
+    for value, text in x_ticks:
         x = scale_x(value)
         yield element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="grid")
-        yield element("text", _tick(value), x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
+        yield element("text", text, x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle")
     for value in scale_y.ticks():
         y = scale_y(value)
         yield element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid")
