@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from src.data import resident
+from src.data import column_cache, frame, resident
 from src.data.arrays import Arrays
 from src.data.digits import Digits
 from src.data.loader import Loader
@@ -27,10 +27,10 @@ from src.utils.errors import ConfigError
 CPU = torch.device("cpu")
 
 
-def table(folder: Path) -> Table:
+def table(folder: Path, cache: bool | None = None) -> Table:
     lines = ["size,kind,price", *(f"{row},{'ab'[row % 2]},{3 * row}.5" for row in range(40))]
     (folder / "t.csv").write_text("\n".join(lines))
-    made = Table(str(folder / "t.csv"), target="price", scale_inputs="StandardScaler")
+    made = Table(str(folder / "t.csv"), target="price", scale_inputs="StandardScaler", cache=cache)
     made.fit(torch.arange(20))
     return made
 
@@ -134,6 +134,16 @@ def test_what_cannot_be_kept_stays_on_the_host_and_the_log_says_why(
     with pytest.raises(ConfigError) as caught:
         next(loader(keep_on_device=True).batches())
     assert str(caught.value) == f"loader.keep_on_device: train cannot be kept on cpu: {reason}"
+
+
+def test_a_table_that_is_read_from_its_cache_stays_there_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(frame, "KEPT_BYTES", 0)
+    monkeypatch.setattr(column_cache, "CACHE_FOLDER", str(tmp_path / "cache"))
+    assert make_loader(Part("train", table(tmp_path, cache=True)))._resident is None
+    assert caplog.messages[-1] == "train is read on the host: its rows are read from memory-mapped files"
 
 
 def test_data_of_more_than_a_quarter_of_the_free_memory_are_kept_only_when_asked_for(

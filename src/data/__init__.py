@@ -11,6 +11,7 @@
 `fit(rows)`                  Learn preprocessing from the training rows, int64 [rows]; called once, before training.
 `state_dict()`               What was learned, as tensors and plain data. It goes into the checkpoint, and
 `load_state_dict(state)`     comes back in `test.py`, and into the datasets of the other parts.
+`is_on_disk`                 Batches are read from files: they cannot be kept in the memory of a GPU.
 `decode(outputs)`            Outputs [N, ...] in the target's own units, for predictions.
 `row_id(row)`                What a row is called in a file of predictions.
 `set_epoch(epoch)`           Iterable datasets: called before each pass.

@@ -229,6 +229,11 @@ class FrameDataset(Dataset[Any]):
             raise DataError(f"{self.where}: call fit(rows) with the training rows first")
         return self._features if self._features is not None else self._all_rows(self._prepared, self.num_features)
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether batches are read from memory-mapped arrays."""
+        return self._is_ready and self._features is None
+
     def __len__(self) -> int:
         return len(self._cells)
 
@@ -238,10 +243,7 @@ class FrameDataset(Dataset[Any]):
 
     def read_batch(self, rows: Tensor) -> Any:
         """Return features [N, F] and, if there is a target, targets [N, T] or [N]."""
-        if self._is_ready and self._features is None:
-            features = self._prepared(rows.numpy())
-        else:
-            features = self.features.index_select(0, rows)
+        features = self._prepared(rows.numpy()) if self.is_on_disk else self.features.index_select(0, rows)
         return features if self.targets is None else (features, self.targets.index_select(0, rows))
 
     @property

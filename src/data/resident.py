@@ -87,6 +87,8 @@ def _obstacle(part: Part, num_workers: int, is_collated: bool) -> str | None:
         return "loader.collate_fn makes its batches of single rows"
     if not part.reads_batches:
         return "its rows are read or transformed one by one"
+    if getattr(part.dataset, "is_on_disk", False):
+        return "its rows are read from memory-mapped files"
     return None if _num_bytes(part) else "the dataset holds no tensors"
 
 

@@ -9,8 +9,9 @@ from src.data.csv_file import read_csv
 from src.data.frame import FrameDataset, Missing, Scaling
 from src.utils.paths import project_path, shown_path
 
-CACHED_BYTES = 1 << 26
-"""Files of so many bytes are converted once, unless `cache` says otherwise."""
+CACHED_BYTES = 1 << 24
+"""Files of so many bytes are converted once, unless `cache` says otherwise. Smaller ones pandas holds several times
+over while they are read, which takes 300 MB at most."""
 
 
 class Table(FrameDataset):
@@ -31,7 +32,7 @@ class Table(FrameDataset):
         separator: What stands between two cells.
         ignore: Columns that are no features, though `features` does not say so: a name, or what the split goes by.
         cache: Convert the file once, in pieces, to arrays in `data/.cache` that are memory-mapped: it may be larger
-            than memory. Default: files from 64 MiB on.
+            than memory. Default: files from 16 MiB on.
     """
 
     def __init__(
