@@ -24,7 +24,7 @@ from src.logger.event_records import WORTH_ARRAYS, as_records, checksums
 from src.logger.logger import Logger, check_sinks, standard_sinks
 from src.logger.pictures import grid
 from src.logger.settings import LoggerSettings
-from src.logger.tensorboard import TensorBoard, part_and_tag
+from src.logger.tensorboard import TensorBoard, _cell, part_and_tag
 from src.utils.errors import ConfigError
 
 
@@ -298,3 +298,9 @@ def test_a_call_costs_microseconds(tmp_path: Path) -> None:
         logger.scalars(values, step=step)
     assert (time.perf_counter() - start) / 1000 < 500e-6  # 20 microseconds on an idle machine
     logger.close()
+
+
+def test_settings_of_several_parts_are_cells_that_can_be_read() -> None:
+    metrics = [{"name": "accuracy", "type": "accuracy", "args": {}}, {"type": "f1", "args": {"average": "macro"}}]
+    assert _cell(metrics) == "accuracy, f1(average=macro)"
+    assert (_cell([64, 32]), _cell([]), _cell(0.5), _cell(True)) == ("64, 32", "", 0.5, True)

@@ -25,9 +25,9 @@ import train
 from src.data.part import Part
 from src.logger.report.chart import Series, chart
 from src.logger.report.classes import calibration, class_sections, wilson
-from src.logger.report.html import element, joined
+from src.logger.report.html import element, joined, readable, table
 from src.logger.report.page import write_page
-from src.logger.report.samples import Sample
+from src.logger.report.samples import Sample, sample_cards
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet, accuracy
 from src.trainer.predictions import Meaning, told_by
@@ -65,6 +65,21 @@ def test_text_is_escaped_everywhere() -> None:
     assert [tag for tag, _ in page.tags] == ["p", "b"]
     assert page.tags[0][1] == {"title": EVIL} and page.text == EVIL * 2
     assert "\x1b" not in element("p", "\x1b[2J")
+
+
+def test_numbers_are_shown_as_people_compare_them() -> None:
+    shown = [readable(value) for value in (191_050.06, -12_388.4, 9999.4, 0.94351, 2e12)]
+    assert shown == ["191,050", "-12,388", "9999", "0.9435", "2.000e+12"]
+    page = Page(table(["class", "samples"], [["a", 3], ["b", 4]]))
+    assert [given.get("class") for tag, given in page.tags if tag == "th"] == [None, "number"]
+    assert "th" not in [tag for tag, _ in Page(table(["", ""], [["seed", "0"]])).tags]
+
+
+def test_a_long_text_stands_below_its_name() -> None:
+    card = sample_cards(
+        [0], lambda position: Sample(7, cells={"size": 3, "text": "a parcel that never came back"}), str
+    )
+    assert [given.get("class") for tag, given in Page(card).tags if tag == "dd"] == [None, "long"]
 
 
 def test_calibration_is_that_of_the_paper() -> None:

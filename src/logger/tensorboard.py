@@ -167,7 +167,7 @@ class TensorBoard(Sink):
         from tensorboard.plugins.hparams import summary_v2  # type: ignore[import-untyped]
 
         run = "/".join(self._folder.resolve().parts[-3:-1])
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items() if v is not None}
+        plain = {key: _cell(value) for key, value in values.items() if value is not None}
         self._file("").write(self._proto.Summary.FromString(_bytes(summary_v2.hparams_pb(plain, trial_id=run))), 0)
         self.flush()
 
@@ -241,3 +241,15 @@ def _escaped(tag: str) -> str:
 def _bytes(message: Any) -> bytes:
     content: bytes = message.SerializeToString()
     return content
+
+
+def _cell(value: Any) -> bool | int | float | str:
+    """Return a setting as a cell of a table: components by what they are, `f1(average=macro)`."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return ", ".join(str(_cell(each)) for each in value)
+    if isinstance(value, Mapping) and "type" in value:
+        arguments = ", ".join(f"{key}={_cell(each)}" for key, each in (value.get("args") or {}).items())
+        return f"{value['type']}({arguments})" if arguments else str(value["type"])
+    return str(value)

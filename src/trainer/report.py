@@ -101,7 +101,7 @@ def bootstrap(
     Each resample draws N of the N rows with replacement; a metric that has no value for one (a class is missing) is
     left out there. Stops early when it takes long.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)  # the rows that the sections about numbers draw
     own_outputs, own_targets = in_own_units(outputs, targets, decode)
     drawn: dict[str, list[float]] = {}
     device = next((each.device for each in getattr(task.criterion, "buffers", list)()), torch.device("cpu"))
@@ -111,7 +111,7 @@ def bootstrap(
     while num_resamples < NUM_RESAMPLES:
         if num_resamples >= MIN_RESAMPLES and time.perf_counter() - started_s > MAX_SECONDS:
             break
-        rows = torch.randint(len(outputs), (len(outputs),), generator=generator)
+        rows = torch.from_numpy(generator.integers(len(outputs), size=len(outputs)))
         some_outputs, some_targets = outputs[rows].to(device), targets[rows].to(device)
         num_resamples += 1
         try:

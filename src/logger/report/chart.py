@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from src.logger.console import number
-from src.logger.report.html import Html, element
+from src.logger.report.html import Html, element, readable
 
 WIDTH, HEIGHT = 440, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 78, 24, 12, 46
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f", "#a6761d", "#111111")
 """Told apart by most eyes; the first eight are after Okabe and Ito, https://jfly.uni-koeln.de/color/"""
 MAX_POINTS = 1500
@@ -122,8 +121,8 @@ def _axes(
 def _tick(value: float) -> str:
     if value == 0:
         return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.6g}"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.6g}"
     return f"{value:.2g}" if abs(value) < 1 else f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
 
 
@@ -152,7 +151,7 @@ def _drawn(series: Series, scale_x: _Axis, scale_y: _Axis, color: str) -> Iterat
 
 
 def _title(series: Series, index: int, x: float, y: float) -> tuple[Html]:
-    text = series.titles[index] if series.titles else f"{number(x)}, {number(y)}"
+    text = series.titles[index] if series.titles else f"{readable(x)}, {readable(y)}"
     return (element("title", text),)
 
 

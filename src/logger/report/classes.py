@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.logger.console import number
 from src.logger.report.chart import Series, chart
-from src.logger.report.html import Html, element, section, table
+from src.logger.report.html import Html, element, readable, section, table
 from src.logger.report.page import warning
 from src.logger.report.samples import Show, sample_cards
 
@@ -93,14 +92,14 @@ def _confusion(confusion: Array, names: Sequence[str]) -> Iterator[Html]:
     wrong = confusion - np.diag(confusion.diagonal())
     if len(names) <= MAX_CLASSES:
         yield element("p", "Rows are the true class, columns the predicted one.", class_="soft")
-        head = element("tr", element("th", "true \\ predicted"), *(element("th", name) for name in names))
+        head = element("tr", element("th", "true \\ predicted"), *(element("th", name, scope="col") for name in names))
         shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
         rows = []
         for i, name in enumerate(names):
             cells = [
                 element("td", confusion[i, j] or "", style=_shade(shares[i, j], i == j)) for j in range(len(names))
             ]
-            rows.append(element("tr", element("th", name), *cells))
+            rows.append(element("tr", element("th", name, scope="row"), *cells))
         yield element("div", element("table", head, *rows, class_="confusion"), class_="wide")
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [(*divmod(int(k), len(names)), int(wrong.flat[k])) for k in order if wrong.flat[k]]
@@ -139,9 +138,9 @@ def _curves(probabilities: Array, targets: Array, names: Sequence[str]) -> Itera
     roc, recalls = [], []
     for k, roc_area, precision_area in drawn:
         false_rate, true_rate, _ = roc_curve(targets == k, probabilities[:, k])
-        roc.append(Series(f"{names[k]} {roc_area:.3f}", false_rate, true_rate))
+        roc.append(Series(f"{names[k]}: {roc_area:.3f}", false_rate, true_rate))
         precision, recall, _ = precision_recall_curve(targets == k, probabilities[:, k])
-        recalls.append(Series(f"{names[k]} {precision_area:.3f}", recall, precision))
+        recalls.append(Series(f"{names[k]}: {precision_area:.3f}", recall, precision))
     ends = (0.0, 1.0)
     yield chart("ROC", "false positive rate", "true positive rate", roc, ends, ends, diagonal=True)
     yield chart("Precision and recall", "recall", "precision", recalls, ends, ends)
@@ -178,5 +177,5 @@ def _calibration(probabilities: Array, targets: Array, predicted: Array) -> Iter
     yield chart("Calibration", "probability given", "share that is right", [points], (0, 1), (0, 1), diagonal=True)
     heads = [(k + 0.5) / NUM_BINS for k in range(NUM_BINS)]
     sizes, _ = np.histogram(confidence, NUM_BINS, (0, 1))
-    bars = Series("samples", heads, sizes.tolist(), "bars", [f"{number(float(size))} samples" for size in sizes])
+    bars = Series("samples", heads, sizes.tolist(), "bars", [f"{readable(float(size))} samples" for size in sizes])
     yield chart("How sure the model is", "probability given", "samples", [bars], (0, 1), (0, float(sizes.max())))

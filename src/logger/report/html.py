@@ -36,23 +36,36 @@ def _escaped(value: Any) -> str:
     return escape(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value)))
 
 
+def readable(value: float) -> str:
+    """Return a number as people compare them: with four digits that count, and as `191,050` where it is large."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else number(value)
+
+
 def section(title: str, *children: Any) -> Html:
     """Return a part of the page under a heading."""
     return element("section", element("h2", title), *children)
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], class_: str | None = None) -> Html:
-    """Return a table; numbers are aligned to the right, floats have four digits."""
-    header = element("tr", *(element("th", cell) for cell in head))
-    body = (element("tr", *(_cell(cell) for cell in row)) for row in rows)
+    """Return a table; numbers are aligned to the right, floats are as `readable` has them."""
+    listed = [list(row) for row in rows]
+    kinds = ["number" if listed and all(map(_is_number, column)) else None for column in zip(*listed, strict=True)]
+    named = zip(head, kinds or [None] * len(head), strict=True)
+    header = (
+        element("tr", *(element("th", cell, scope="col", class_=kind) for cell, kind in named)) if any(head) else ""
+    )
+    body = (element("tr", *(_cell(cell) for cell in row)) for row in listed)
     return element("div", element("table", header, *body, class_=class_), class_="wide")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> Html:
     if isinstance(value, (float, np.floating)):
-        return element("td", "-" if value != value else number(float(value)), class_="number")
-    is_number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return element("td", value, class_="number" if is_number else None)
+        return element("td", "-" if value != value else readable(float(value)), class_="number")
+    return element("td", value, class_="number" if _is_number(value) else None)
 
 
 def picture(image: np.ndarray[Any, Any], text: str) -> Html:

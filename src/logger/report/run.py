@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from src.logger.console import number
 from src.logger.report.chart import Series, chart
-from src.logger.report.html import Html, element, section, table
+from src.logger.report.html import Html, element, readable, section, table
 
 MAX_CHARTS = 8
 Interval = tuple[float, float]
@@ -22,7 +21,7 @@ def results(values: Mapping[str, float], intervals: Mapping[str, Interval], num_
     rows = []
     for name, value in values.items():
         low_high = intervals.get(name)
-        shown = f"{number(low_high[0])} to {number(low_high[1])}" if low_high else "-"
+        shown = f"{readable(low_high[0])} to {readable(low_high[1])}" if low_high else "-"
         rows.append([name, value, shown])
     words = f"Bootstrap of {num_resamples} resamples of the rows; it knows nothing of other data than these."
     note = element("p", words if intervals else "No intervals: outputs are not one row per sample.", class_="soft")
@@ -83,4 +82,4 @@ def _environment(text: str) -> Html:
         "platform": known.get("platform"),
         "commit": commit,
     }
-    return table(["", ""], list(rows.items()))
+    return table(["", ""], list(rows.items()), class_="facts")

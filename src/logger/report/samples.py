@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from src.logger.console import number
-from src.logger.report.html import Html, element, picture
+from src.logger.report.html import Html, element, picture, readable
 
 
 @dataclass
@@ -27,6 +26,7 @@ Show = Callable[[int], Sample]
 """Returns the sample at a position of the part that was tested."""
 
 MAX_CELLS = 12
+LONG = 23
 
 
 def sample_cards(positions: Sequence[int], show: Show, says: Callable[[int], str]) -> Html:
@@ -39,15 +39,21 @@ def sample_cards(positions: Sequence[int], show: Show, says: Callable[[int], str
             parts.insert(0, picture(sample.image, f"row {sample.row}"))
         elif sample.cells:
             shown = list(sample.cells.items())[:MAX_CELLS]
-            pairs = [element(tag, text) for key, value in shown for tag, text in (("dt", key), ("dd", _text(value)))]
+            pairs = [pair for key, value in shown for pair in _pair(key, _text(value))]
             parts.append(element("dl", *pairs))
             if len(sample.cells) > MAX_CELLS:
                 parts.append(element("div", f"and {len(sample.cells) - MAX_CELLS} more", class_="soft"))
-        kind = "picture" if sample.image is not None else "cells"
-        cards.append(element("div", *parts, class_=f"sample {kind}"))
-    return element("div", *cards, class_="samples")
+        cards.append(element("div", *parts, class_="sample"))
+    has_pictures = any("<img" in card for card in cards)
+    return element("div", *cards, class_="samples pictures" if has_pictures else "samples")
+
+
+def _pair(key: str, text: str) -> tuple[Html, Html]:
+    """Return a name and what it stands for: beside it, or below where that is a text of several words."""
+    kind = "long" if len(text) > LONG else None
+    return element("dt", key, class_=kind), element("dd", text, class_=kind)
 
 
 def _text(value: Any) -> str:
-    text = number(float(value)) if isinstance(value, (float, np.floating)) else str(value)
+    text = readable(float(value)) if isinstance(value, (float, np.floating)) else str(value)
     return text if len(text) <= 200 else text[:197] + "..."

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.logger.console import number
 from src.logger.report.chart import Series, chart
-from src.logger.report.html import Html, element, section, table
+from src.logger.report.html import Html, element, readable, section, table
 from src.logger.report.samples import Show, sample_cards
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +38,7 @@ def value_sections(predicted: Array, true: Array, names: Sequence[str], show: Sh
 
     def says(position: int) -> str:
         pairs = zip(names, true[position], predicted[position], strict=True)
-        return "; ".join(f"{name} is {number(float(y))}, predicted {number(float(p))}" for name, y, p in pairs)
+        return "; ".join(f"{name} is {readable(float(y))}, predicted {readable(float(p))}" for name, y, p in pairs)
 
     yield section("Worst samples", element("p", "The largest errors.", class_="soft"), sample_cards(worst, show, says))
 
@@ -47,7 +46,7 @@ def value_sections(predicted: Array, true: Array, names: Sequence[str], show: Sh
 def _overview(predicted: Array, true: Array, name: str, show: Show) -> Iterator[Html]:
     yield element("p", "In the target's own units, with bootstrap 95 % intervals.", class_="soft")
     yield table(["", "value", "95 % interval"], _summary(predicted, true))
-    titles = [f"row {show_row(show, i)}: {number(float(t))}, predicted {number(float(p))}"
+    titles = [f"row {show_row(show, i)}: {readable(float(t))}, predicted {readable(float(p))}"
               for i, (t, p) in enumerate(zip(true, predicted, strict=True))] if len(true) <= 500 else None  # fmt: skip
     both = np.concatenate([predicted, true])
     margin = 0.04 * float(np.ptp(both) or 1)
@@ -58,10 +57,10 @@ def _overview(predicted: Array, true: Array, name: str, show: Show) -> Iterator[
     yield chart(
         "Residuals", f"predicted {name}", "predicted - true", [Series(name, predicted, error, "points", titles)]
     )
-    sizes, edges = np.histogram(error, NUM_BARS)
-    middles = (edges[1:] + edges[:-1]) / 2
+    sizes, edges = np.histogram(error, min(NUM_BARS, max(5, round(2 * len(error) ** 0.5))))
+    middles, ends = (edges[1:] + edges[:-1]) / 2, (float(edges[0]), float(edges[-1]))
     bars = Series(name, middles, sizes.tolist(), "bars")
-    yield chart("Distribution of the error", "predicted - true", "samples", [bars], None, (0, float(sizes.max())))
+    yield chart("Distribution of the error", "predicted - true", "samples", [bars], ends, (0, float(sizes.max())))
 
 
 def show_row(show: Show, position: int) -> Any:
@@ -88,7 +87,7 @@ def _summary(predicted: Array, true: Array) -> list[list[Any]]:
         drawn = np.empty(0) if rows is None else measure(error[rows], true[rows])
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]).tolist() if drawn.size else (0.0, 0.0)
-        interval = f"{number(low)} to {number(high)}" if drawn.size else "-"
+        interval = f"{readable(low)} to {readable(high)}" if drawn.size else "-"
         summary.append([name, float(measure(error, true)), interval])
     guess = float(np.abs(true - np.median(true)).mean())
     return [*summary, ["mean absolute error of always saying the median", guess, "-"]]
@@ -105,7 +104,7 @@ def _by_quantile(true: Array, error: Array, name: str) -> Iterator[Html]:
     rows = []
     for k in np.unique(group):
         inside = group == k
-        ends = f"{number(float(true[inside].min()))} to {number(float(true[inside].max()))}"
+        ends = f"{readable(float(true[inside].min()))} to {readable(float(true[inside].max()))}"
         within = error[inside]
         worst = float(np.abs(within).max())
         rows.append([ends, int(inside.sum()), float(np.abs(within).mean()), float(within.mean()), worst])
