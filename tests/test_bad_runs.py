@@ -216,6 +216,13 @@ def test_hostile_and_strange_checkpoints_end_with_4(
         (("model", "layers.3.bias"), "x", "layers.3.bias is no tensor there"),
         (("model",), [], "its model is a list"),
         (("optimizer", "state"), "x", "optimizer does not fit this run"),
+        (
+            ("optimizer", "state", "param_groups", 0, "weight_decay"),
+            [],
+            "optimizer does not fit this run: state.param_groups[0].weight_decay is a list, a number is needed",
+        ),
+        (("progress", "step"), -3, "progress.step is -3, a count is needed"),
+        (("progress", "step"), "3", "progress.step is '3', a count is needed"),
         (("lr_scheduler",), torch.zeros(0), "lr_scheduler does not fit this run"),
         (("data",), torch.zeros(2, 3), "its data is a Tensor"),
         (("data",), {"inputs": 1}, "what training learned of the data is damaged in the checkpoint"),
@@ -226,7 +233,7 @@ def test_hostile_and_strange_checkpoints_end_with_4(
     ],
 )
 def test_a_checkpoint_with_something_else_in_a_place_is_refused(
-    place: tuple[str, ...],
+    place: tuple[Any, ...],
     value: Any,
     told: str,
     trained: Path,

@@ -15,6 +15,8 @@ from src.config.registry import use_folder
 from src.trainer.checkpoint import load_checkpoint
 from src.trainer.nonfinite import FiniteGradients, SpikeRule
 from src.trainer.resume import open_checkpoint
+from src.trainer.settings import TrainerSettings
+from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.errors import CheckpointError, NumericsError
 from tests.chaos import unequal
@@ -73,6 +75,27 @@ def fragile_trainer(folder: Path | None = None, kind: str = "loss", looks: bool 
     if not looks:
         trainer.guard.is_careful = trainer.guard._is_always_careful = False
     return trainer
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_a_loss_that_goes_wrong_within_a_line_search_is_found(line_search: str | None, tmp_path: Path) -> None:
+    class Fails(nn.Linear):
+        num_passes = 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.num_passes += self.training
+            outputs = super().forward(inputs)
+            return outputs + (math.inf if self.num_passes >= 2 else 0.0)
+
+    torch.manual_seed(3)
+    model = Fails(6, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4, line_search_fn=line_search)
+    loader = make_trainer(None).train_loader
+    trainer = Trainer(
+        Task(nn.CrossEntropyLoss()), model, loader, {"optimizer": optimizer}, TrainerSettings(max_steps=2)
+    )
+    with pytest.raises(NumericsError, match=r"step 1: the loss is nan at lr 0.1; .*\nfirst inf: add at \S+test_guard"):
+        trainer.fit()
 
 
 def bad_batch(trainer: Trainer, epoch: int = 0) -> tuple[int, list[int]]:

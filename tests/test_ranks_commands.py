@@ -195,6 +195,33 @@ def test_the_rank_that_fails_is_the_one_that_speaks(make: Callable[..., Path]) -
     assert status(run)["state"] == "failed"
 
 
+NAN_ON_ONE_RANK = """
+import torch
+from torch import nn
+
+class Fragile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        hidden = self.body(x)
+        if self.training and torch.distributed.get_rank() == 1:
+            hidden = torch.log(hidden - 1e6)
+        return self.head(hidden)
+"""
+
+
+def test_a_step_that_goes_wrong_on_one_rank_is_told_with_its_layer_and_line(make: Callable[..., Path]) -> None:
+    config = make("nan", model={"type": "fragile.Fragile"})
+    (config.parent / "fragile.py").write_text(NAN_ON_ONE_RANK)
+    ended = train(config, "-d", "cpu,cpu")
+    assert ended.returncode == 6, ended.stderr
+    assert re.search(r"error: step 1: the loss is nan at lr", ended.stderr), ended.stderr
+    assert re.search(r"error: rank 1: first nan: log at \S*fragile.py:13; first gradient: head", ended.stderr)
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("is_in_background", [False, True])
 def test_when_rank_0_can_save_no_more_all_ranks_end_with_its_error_told_once(
     is_in_background: bool, make: Callable[..., Path]

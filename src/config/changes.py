@@ -10,7 +10,7 @@ from typing import Any
 from src.config.load import config_from_dict
 from src.config.mistakes import KeyPath, dotted, found, printable
 from src.config.settings import Config
-from src.utils.errors import CheckpointError
+from src.utils.errors import CheckpointError, ConfigError
 from src.utils.secrets import masked
 
 HARMLESS = (
@@ -75,7 +75,11 @@ def check_changes(saved: Mapping[str, Any], config: Config, allowed: Sequence[st
     Raises:
         CheckpointError: Names every key that cannot change.
     """
-    found_changes = changes(config_from_dict(saved, origin=where), config)
+    try:
+        before = config_from_dict(saved, origin=f"{where}, the config in its checkpoint:")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    found_changes = changes(before, config)
     refused = [each for each in found_changes if each.objection and not _is_allowed(each, allowed)]
     if refused:
         raise CheckpointError(_refusal(refused, where))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.packed import check_unpacked
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import project_path, shown_path
 
@@ -75,6 +76,7 @@ def _load(text: str) -> np.ndarray[Any, Any]:
     if not path.is_file():
         raise DataError(f"{where}: no such file")
     try:
+        check_unpacked(path)
         loaded = np.load(path, mmap_mode="c" if path.suffix == ".npy" else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded

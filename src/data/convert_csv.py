@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from src.data.csv_file import check_rows, csv_errors, csv_options
+from src.data.packed import check_unpacked
 
 PIECE_BYTES = 1 << 25
 """Of a table in memory at once, about."""
@@ -170,6 +171,7 @@ def _pieces(path: Path, separator: str, texts: set[str]) -> Iterator[pd.DataFram
     """Yield the rows of a file, so many at a time."""
     options: dict[str, Any] = {**csv_options(separator), "dtype": dict.fromkeys(texts, str)}
     with csv_errors(path, separator):
+        check_unpacked(path)
         some = pd.read_csv(path, **options, nrows=TRIED_ROWS)
         row_bytes = int(some.memory_usage(deep=True).sum()) // max(1, len(some))
         with pd.read_csv(path, **options, chunksize=max(TRIED_ROWS, PIECE_BYTES // max(1, row_bytes))) as reader:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from src.data.packed import DAMAGED, check_unpacked
 from src.utils.errors import DataError
 from src.utils.paths import shown_path
 
@@ -22,6 +23,7 @@ def read_csv(path: Path, separator: str = ",") -> pd.DataFrame:
         DataError: There is no such file, no row in it, a row of another length than the header, or no text.
     """
     with csv_errors(path, separator):
+        check_unpacked(path)
         frame: pd.DataFrame = pd.read_csv(path, **csv_options(separator), low_memory=False)
     check_rows(path, separator, len(frame), bool(len(frame)) and bool(frame.iloc[:, -1].isna().any()))
     return frame
@@ -50,7 +52,7 @@ def csv_errors(path: Path, separator: str) -> Iterator[None]:
             yield
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise DataError(_ragged_row(path, separator) or f"{where}: {error}") from error
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, OSError, EOFError) as error:
+    except (ValueError, *DAMAGED) as error:  # no text, nothing in it, several files in one
         raise DataError(f"{where}: cannot be read as CSV: {error}") from error
 
 

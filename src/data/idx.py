@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.download import download
+from src.data.packed import DAMAGED, too_large, unpacked_limit
 from src.utils.errors import DataError
 from src.utils.paths import project_path, shown_path
 
@@ -31,7 +31,6 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 UNSIGNED_BYTE = 0x08
-MAX_DEFLATE_RATIO = 1032  # no gzip file holds more bytes per byte: https://zlib.net/zlib_tech.html
 CHUNK_BYTES = 1 << 20
 
 
@@ -109,14 +108,16 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            limit = path.stat().st_size * (MAX_DEFLATE_RATIO if packed else 1)
+            limit = unpacked_limit(path) if packed else path.stat().st_size
             file: BinaryIO = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
             shape = _read_shape(path, file, num_axes)
             wanted = math.prod(shape)
+            if wanted > limit and packed:
+                raise too_large(path)
             if wanted > limit:
                 raise DataError(f"{path}: claims {_shown(shape)} values, more than a file of its size can hold")
             values = _read_at_most(file, wanted + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: cannot be read: {error}; fetch or copy it again") from error
     if len(values) != wanted:
         fate = "is cut short" if len(values) < wanted else "goes on behind its end"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from src.data.arrays import Arrays
 from src.data.frame import FrameDataset, Missing
+from src.data.packed import DAMAGED, check_unpacked
 from src.utils.errors import DataError
 from src.utils.paths import shown_path
 
@@ -43,6 +44,8 @@ def table_chunks(
     columns = [*learned["numbers"], *learned["categories"]]
     as_text: Any = dict.fromkeys(learned["categories"], str)
     try:
+        if isinstance(source, Path):
+            check_unpacked(source)
         reader = pd.read_csv(
             source, sep=separator, index_col=False, skipinitialspace=True, chunksize=chunk_rows, dtype=as_text
         )
@@ -56,7 +59,7 @@ def table_chunks(
             )
             chunk.load_state_dict(learned)
             yield chunk
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, *DAMAGED) as error:
         raise DataError(f"{where}: cannot be read as CSV: {str(error).strip()}") from error
 
 

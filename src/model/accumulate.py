@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from src.model.loss import check_same_shape
+from src.utils.alike import check_tensor
+from src.utils.errors import CheckpointError
 from src.utils.nested import parts_of
 
 State = dict[str, Any]
@@ -109,7 +111,7 @@ class MeanMetric:
         return {"sums": dict(self._sums), "rows": self._rows}
 
     def load_state_dict(self, state: State) -> None:
-        self._sums, self._rows = dict(state["sums"]), state["rows"]
+        self._sums, self._rows = {name: check_tensor(each) for name, each in state["sums"].items()}, state["rows"]
 
 
 class Derived:
@@ -198,6 +200,8 @@ class Counts:
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         counts = self._count(outputs, targets)
+        if self._counts is not None and self._counts.shape != counts.shape:
+            raise CheckpointError(f"metrics: counted {list(self._counts.shape)} so far, {list(counts.shape)} now")
         self._counts = counts if self._counts is None else self._counts.to(counts.device) + counts
 
     def value(self) -> Tensor | None:
@@ -207,7 +211,7 @@ class Counts:
         return {"counts": self._counts}
 
     def load_state_dict(self, state: State) -> None:
-        self._counts = state["counts"]
+        self._counts = None if state["counts"] is None else check_tensor(state["counts"])
 
 
 class Residuals:
@@ -250,7 +254,7 @@ class Residuals:
         return {"rows": self._rows, "sums": self._sums}
 
     def load_state_dict(self, state: State) -> None:
-        self._rows, self._sums = state["rows"], state["sums"]
+        self._rows, self._sums = state["rows"], None if state["sums"] is None else check_tensor(state["sums"])
 
 
 class KeptRows:
@@ -284,7 +288,7 @@ class KeptRows:
         return {"outputs": list(self._outputs), "targets": list(self._targets)}
 
     def load_state_dict(self, state: State) -> None:
-        self._outputs, self._targets = list(state["outputs"]), list(state["targets"])
+        self._outputs, self._targets = [*map(check_tensor, state["outputs"])], [*map(check_tensor, state["targets"])]
 
 
 def _join(batches: list[Tensor]) -> Tensor:

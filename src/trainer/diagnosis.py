@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.trainer.nonfinite import all_finite, tensors_in
 from src.utils.paths import shown_path
+from src.utils.ranks import Ranks
 
 TORCH = str(Path(torch.__file__).parent)
 OURS = tuple(str(Path(__file__).with_name(name)) for name in ("diagnosis.py", "guard.py", "step.py", "trainer.py"))
@@ -39,6 +40,9 @@ class Finding:
     """First parameter, in the order of the backward pass, whose gradient is not finite."""
     derivative: str = ""
     """Operation whose derivative is nan, and its line."""
+
+    def __bool__(self) -> bool:
+        return bool(self.first_inf or self.first_nan or self.parameter or self.derivative)
 
     def __str__(self) -> str:
         parts = {
@@ -67,6 +71,21 @@ def diagnose(model: nn.Module, forward_and_backward: Callable[[], object], again
             with again():
                 finding.derivative = nan_derivative(forward_and_backward)
     return finding
+
+
+def agreed(ranks: Ranks, told: list[str], is_found: bool) -> list[str]:
+    """Return what the first rank tells whose rows showed something; of several all must tell the same.
+
+    Args:
+        ranks: The processes; all of them call this.
+        told: What this one would tell.
+        is_found: Whether its rows showed anything.
+    """
+    if ranks.is_alone:
+        return told
+    every = ranks.gather([f"rank {ranks.rank}: ", is_found, *told])
+    chosen: list[str] = ranks.broadcast(max(every, key=lambda each: each[1]) if every else None)
+    return [chosen[2], chosen[0] + chosen[3]]
 
 
 def nan_derivative(forward_and_backward: Callable[[], object]) -> str:

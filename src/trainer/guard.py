@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from src.trainer.before_step import BeforeStep
 from src.trainer.capsule import write_capsule
-from src.trainer.diagnosis import Finding, diagnose
+from src.trainer.diagnosis import Finding, agreed, diagnose
 from src.trainer.nonfinite import ADVICE, SpikeRule, all_finite, explain_nonfinite, shown_rates
 from src.trainer.schedule import learning_rates
+from src.utils.alike import check_alike
 from src.utils.device import to_device
 from src.utils.errors import NumericsError
 from src.utils.paths import shown_path
@@ -118,8 +119,10 @@ class Guard:
                 raise BadStep("spike", value)
             self.spikes.losses.append(value)
 
-    def look(self, parameters: Sequence[Tensor]) -> None:
-        """Look at the gradients that are about to be applied."""
+    def look(self, parameters: Sequence[Tensor], loss: Tensor | None = None) -> None:
+        """Look at the gradients that are about to be applied, and at a loss that `take` was not given."""
+        if loss is not None and self.is_careful and not math.isfinite(value := loss.item()):
+            raise BadStep("loss", value)
         if self.is_careful and not self._has_scaler:
             gradients = list(map(_gradient, parameters))
             if not self._gradients.hold(gradients):
@@ -191,10 +194,12 @@ class Guard:
         trainer = self.trainer
         progress, settings, batches = trainer.progress, trainer.settings, trainer.parallel.own(batches)
         rows = trainer.train_loader.rows(progress.epoch, progress.batch, len(batches)) or []
-        is_one = bad.kind != "gradient" and progress.micro_batches == 1
-        which = slice(trainer.meters.num_batches - self._num_before if is_one else 0, None)
+        num_done = trainer.meters.num_batches - self._num_before
+        is_one = bad.kind != "gradient" and progress.micro_batches == 1 and num_done < len(batches)
+        which = slice(num_done if is_one else 0, None)
         shown = self._found(batches, before), _shown_rows(rows[which])
         told = [self._explain(bad, batches[which], rows[which]), "; ".join(map(str, shown))]
+        told = agreed(trainer.ranks, told, bool(shown[0]))
         before.put_back()
         failure = {
             "step": progress.step + 1,
@@ -235,16 +240,17 @@ class Guard:
         trainer = self.trainer
         if hasattr(trainer.task, "update"):
             return "the task makes its updates itself, so the step is not done again here"
-        if not trainer.ranks.is_alone:  # the others would have to do it again as well
-            return f"of the rows of rank {trainer.ranks.rank}; several processes do not do a step again"
+        model = trainer.parallel.alone(trainer.model)
+        if model is None:
+            return f"of the rows of rank {trainer.ranks.rank}; no process can do the step again by itself"
 
         def forward_and_backward() -> None:
             for batch in batches:
                 with trainer.step.amp():
-                    output = trainer.task.step(trainer.model, to_device(batch, trainer.device))
+                    output = trainer.task.step(model, to_device(batch, trainer.device))
                 output.loss.backward()  # type: ignore[no-untyped-call]
 
-        return diagnose(trainer.model, forward_and_backward, before.again)
+        return diagnose(model, forward_and_backward, before.again)
 
     def _roll_back(self) -> None:
         for name, state in self._kept.items():
@@ -264,6 +270,7 @@ class Guard:
         return {"losses": list(self.spikes.losses), "kept": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_alike({"losses": [0.0], "kept": {}}, state, "guard")
         self.spikes.losses.clear()
         self.spikes.losses.extend(state["losses"])
         self._kept = state["kept"] if self._rolls_back else {}

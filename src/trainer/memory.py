@@ -12,13 +12,19 @@ from torch.optim import Optimizer
 
 from src.data.loader import Loader
 from src.trainer.resume import load_weights
+from src.trainer.trial import check_moments
+from src.utils.alike import check_alike
 from src.utils.device import to_device
-from src.utils.errors import CheckpointError
+from src.utils.errors import CheckpointError, KeelError
 from src.utils.ranks import ALONE, Ranks
 from src.utils.seed import mix_seed, rng_state, seed_everything, set_rng_state
 
 YOUNGER = ("guard",)
 """Owners that older checkpoints do not hold; they start afresh."""
+YOUNGER_KEYS = ("bad_steps", "micro_batches", "best_at")
+"""The same of what owners hold."""
+COMPARED = ("progress", "monitor", "scaler", "rng")
+"""Owners whose states are of one kind for good, counts among them."""
 
 
 class Stateful(Protocol):
@@ -75,7 +81,12 @@ class OptimizerMemory:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["type"] != self.kind:
             raise CheckpointError(f"is of {state['type']} there, {self.kind} here")
+        groups = [
+            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+        ]
+        check_alike({"param_groups": groups}, state["state"], "state", is_counted=False)
         self.optimizer.load_state_dict(state["state"])
+        check_moments(self.optimizer)
 
 
 class RandomStreams:
@@ -174,8 +185,12 @@ def restore_state(stateful: Mapping[str, Stateful], state: Mapping[str, Any], wh
             load_weights(owner, state[name], where)
             continue
         try:
+            if name.split(".")[0] in COMPARED:
+                check_alike(owner.state_dict(), state[name], name, YOUNGER_KEYS)
             owner.load_state_dict(state[name])
-        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, CheckpointError) as error:
+        except Exception as error:  # what is damaged may fail in any way
+            if isinstance(error, KeelError) and not isinstance(error, CheckpointError):
+                raise
             raise CheckpointError(
                 f"{where}: {name} does not fit this run: {_reason(error)}. Resume with the config of the run, or start "
                 f"from its weights only with trainer.init_from"

@@ -11,6 +11,7 @@ from torch import Tensor
 from src.model.metric import MetricSet
 from src.trainer.criterion import TermWeights
 from src.trainer.task import StepOutput
+from src.utils.alike import check_alike
 
 
 class Mean:
@@ -61,6 +62,7 @@ class Mean:
         return {"total": total, "weight": weight, "lap": self._lap}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_alike({"total": 0.0, "weight": 0.0, "lap": (0.0, 0.0)}, state, "mean")
         self.total, self.weight, self._lap = self.total * 0 + state["total"], state["weight"], tuple(state["lap"])
 
 
@@ -149,6 +151,7 @@ class Meters:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_alike({"num_batches": 0, "loss": {}, "scalars": {}, "metrics": {}}, state, "meters")
         self.reset()
         self.num_batches = state["num_batches"]
         self.loss.load_state_dict(state["loss"])

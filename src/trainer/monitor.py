@@ -79,10 +79,16 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue; after a change of what is watched, start afresh."""
         if state["name"] == self.name:
-            self.best, self.best_epoch = state["best"], state["best_epoch"]
+            self.best, self.best_epoch = _number(state["best"]), state["best_epoch"]
             self.best_at = state.get("best_at", f"epoch {self.best_epoch}")
-            self.num_waited, self._reference = state["num_waited"], state["reference"]
+            self.num_waited, self._reference = state["num_waited"], _number(state["reference"])
             self._look_at_patience()
+
+
+def _number(value: Any) -> float | None:
+    if value is None or type(value) in (int, float):
+        return value  # type: ignore[no-any-return]
+    raise ValueError(f"a best value is {value!r}, a number is needed")
 
 
 def default_monitor(val_parts: Iterable[str]) -> str | None:

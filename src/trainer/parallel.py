@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,10 @@ class OneProcess:
         """Return what this process has read of `batches`."""
         return batches
 
+    def alone(self, model: nn.Module) -> nn.Module | None:
+        """Return `model` such that this process can do a forward and backward pass by itself; None if it cannot."""
+        return model
+
     def before_evaluation(self, model: nn.Module) -> None:
         """Make all processes evaluate the same model."""
 
@@ -139,6 +144,10 @@ class Replicas(OneProcess):
 
     def own(self, batches: Sequence[Any]) -> Sequence[Any]:
         return [each.batch for each in batches]
+
+    def alone(self, model: nn.Module) -> nn.Module | None:
+        """Return a copy: the gradients of `model` itself are sent to the others."""
+        return None if self.settings.parallel_settings.sync_batch_norm else copy.deepcopy(model)
 
     def before_evaluation(self, model: nn.Module) -> None:
         self.ranks.copy_from_main(list(model.buffers()))  # running means are those of each process's own rows

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.utils.alike import Unlike, check_alike
 from src.utils.errors import CheckpointError
 from src.utils.paths import shown_path
 from src.utils.ranks import Ranks
@@ -21,7 +22,25 @@ from src.utils.ranks import Ranks
 log = logging.getLogger(__name__)
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before names."""
-SECTIONS = ("model", "config", "data", "progress", "parts", "meters", "monitor", "guard", "rng")
+SECTIONS = ("model", "criterion", "config", "data", "progress", "parts", "meters", "monitor", "guard", "rng", "failure")
+COUNTS = ("epoch", "step", "batch", "samples")
+ROWS = {"rows": 0, "numbers": 0, "content": 0}
+
+
+class Content(dict[str, Any]):
+    """What a checkpoint holds.
+
+    Args:
+        state: As it was read.
+        where: What messages call the checkpoint.
+    """
+
+    def __init__(self, state: Mapping[str, Any], where: str) -> None:
+        super().__init__(state)
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"{self._where}: holds no {key}; trainer.init_from takes its weights alone")
 
 
 def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, Any]]:
@@ -61,17 +80,25 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
 
 
 def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return a checkpoint whose sections are sections.
+    """Return a checkpoint whose sections are sections, and what is said of the run as a whole is of its kind.
 
     Raises:
-        CheckpointError: Names one that is not.
+        CheckpointError: Names what is not.
     """
     for name in SECTIONS:
         if not isinstance(state.get(name, {}), Mapping):
             raise CheckpointError(
                 f"{shown_path(path)}: is not a checkpoint of this program: its {name} is a {type(state[name]).__name__}"
             )
-    return state
+    own: dict[str, Any] = {"batch_size": 1, "config_folder": "" if state.get("config_folder") is not None else None}
+    own["progress"] = {key: 0 for key in COUNTS if key in state.get("progress", {})}
+    own["parts"] = dict.fromkeys(state.get("parts", {}), ROWS)
+    try:
+        for key in own.keys() & state.keys():
+            check_alike(own[key], state[key], key)
+    except Unlike as error:
+        raise CheckpointError(f"{shown_path(path)}: {error}") from error
+    return Content(state, shown_path(path))
 
 
 def _warn_of_others(path: Path) -> None:
@@ -126,7 +153,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     Raises:
         CheckpointError: Lists up to five differences.
     """
-    weights = {strip_prefixes(name): value for name, value in weights.items()}
+    weights = {strip_prefixes(str(name)): value for name, value in weights.items()}
     own = model.state_dict()
     differences = [f"{name} is missing there" for name in own if name not in weights]
     differences += [f"{name} is unknown here" for name in weights if name not in own]

@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.data.loader import Loader
 from src.trainer.settings import TrainerSettings
+from src.trainer.trial import check_next_move
+from src.utils.alike import check_alike
 from src.utils.errors import ConfigError
 
 PER_STEP = ("OneCycleLR", "CyclicLR")
@@ -138,12 +140,14 @@ class Schedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` stopped; a schedule whose length the config changed keeps its new length."""
+        check_alike(self.state_dict(), state, "schedule", is_counted=False)
         self.num_steps, self._full_rates = state["num_steps"], list(state["full_rates"])
         if self.scheduler is not None:
             lengths = {key: value for key, value in self.scheduler.state_dict().items() if key in LENGTHS}
             self.scheduler.load_state_dict({**state["scheduler"], **lengths})
             if any(state["scheduler"].get(key) != value for key, value in lengths.items()):
                 self._take_new_curve()
+            check_next_move(self.scheduler, self.optimizer)
 
     def take_settings(self, before: Schedule, after: Schedule) -> None:
         """Go on, from the place reached, with what differs between two schedules that have not moved yet.

@@ -101,6 +101,9 @@ class Sharded(Replicas):
             self._leaves_shards = False
         return take_apart(content)[0] if folder is None else save_shards(content, folder, step, self.ranks)
 
+    def alone(self, model: nn.Module) -> nn.Module | None:
+        return None  # a shard of it makes no step
+
     def as_whole(self, stateful: Mapping[str, Stateful]) -> dict[str, Stateful]:
         return {name: self._as_whole(owner) for name, owner in stateful.items()}
 

@@ -55,8 +55,9 @@ class Step:
         self.max_grad_norm = settings.max_grad_norm
         self.amp = autocast(settings.amp_dtype, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp_dtype == "fp16")
-        self.look: Callable[[Sequence[Tensor]], None] = _pass_over
-        """Called with all parameters when their gradients are complete, before the weights change."""
+        self.look: Callable[..., None] = _pass_over
+        """Called with all parameters when their gradients are complete, before the weights change; by an optimizer that
+        asks for the loss itself with each loss, too."""
         self.grad_norm: Tensor | None = None
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
@@ -141,7 +142,7 @@ class Step:
             weights, loss = self._fitting_gradients(batches)
             self._micro_batches.num_taken = len(batches) * self._progress.micro_batches
             loss = loss * correct_shares(self._parameters, weights)
-            self.look(self._parameters)
+            self.look(self._parameters, loss)
             return loss
 
         try:
@@ -205,7 +206,7 @@ class Step:
             self._mark("metrics")
 
 
-def _pass_over(_: object) -> None:
+def _pass_over(*_: object) -> None:
     """Mark nothing, look at nothing."""
 
 

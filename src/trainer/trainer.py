@@ -254,7 +254,7 @@ class Trainer:
         """
         progress = state.get("progress", {})
         if progress.get("batch"):  # in mid-pass: what `begin` made, then what the batches since have made of it
-            self.task.begin(self.train_loader.part.name, progress["epoch"])
+            self.task.begin(self.train_loader.part.name, progress.get("epoch", 0))
         restore_state(self.stateful, state, where)
         find_place(self.progress, self.train_loader, state.get("batch_size"))
         self.saver.saved_step = self.progress.step
