@@ -505,7 +505,7 @@ def test_what_knows_the_native_form_alone_says_so(project: Path) -> None:
     run = train("-c", "config.json", "trainer.epochs=1")
     for script, words in ((predict, ["--input", "x.npy"]), (export, ["--format", "onnx"])):
         for named in (run, run / "model_best.pth"):
-            with pytest.raises(ConfigError, match=r"python -m src.compat config.json"):
+            with pytest.raises(ConfigError, match=r"python -m src.compat THEIR/config.json"):
                 script.main(["-r", str(named), *words])
 
 

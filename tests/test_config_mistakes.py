@@ -423,6 +423,13 @@ def test_several_by_name_replace_one_and_another_type_keeps_nothing_of_the_old_o
     assert one.lr_scheduler == ScheduleSettings("CosineAnnealingLR")
 
 
+def test_a_misspelt_section_that_is_needed_is_one_mistake_and_a_misspelt_word_has_its_nearest(tmp_path: Path) -> None:
+    (line,) = mistakes_of(tmp_path, GOOD.replace("model:", "modle:", 1))
+    assert "did you mean `model`?" in line
+    with pytest.raises(ConfigError, match=r"found 'makro'; did you mean `macro`\?"):
+        check_components(load(tmp_path, with_line(5, "metrics: [{type: f1, args: {average: makro}}]")))
+
+
 @pytest.mark.parametrize("key", ["model.secnd=lenet.LeNet", "model.secnd.args.x=1", "loss.othr={type: L1Loss}"])
 def test_the_command_line_adds_no_model_and_no_term_of_the_loss(key: str, tmp_path: Path) -> None:
     (line,) = mistakes_of(tmp_path, NAMED, [key])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.compat.checkpoint import load_theirs
+from src.compat.detect import NATIVE_FORM
 from src.compat.dialect import modernise, note_slips
 from src.compat.their_config import apply_options, places_of, read_json
 from src.config.command_line import Parser
@@ -99,7 +100,7 @@ def parse(argv: Sequence[str], prog: str, description: str | None) -> argparse.N
     if unknown:
         raise ConfigError(
             f"{unknown[0]}: {prog} does not know it for a project of pytorch-template (--help lists what it knows); "
-            "for all else write the native form: python -m src.compat config.json"
+            f"for all else {NATIVE_FORM}"
         )
     return options
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.utils.errors import ConfigError
+from src.utils.paths import PROJECT_ROOT
+
+NATIVE_FORM = f"write the native form: cd {PROJECT_ROOT} && python -m src.compat THEIR/config.json"
 
 
 def is_classical(argv: Sequence[str]) -> bool:
@@ -23,7 +26,7 @@ def refuse_classical(argv: Sequence[str], script: str) -> None:
     if is_classical(argv):
         raise ConfigError(
             f"{script}: this run is of a project of pytorch-template, which train.py and test.py know; for {script} "
-            "write the native form: python -m src.compat config.json"
+            f"{NATIVE_FORM}"
         )
 
 

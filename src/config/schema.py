@@ -40,11 +40,13 @@ def read(annotation: Any, value: Any, path: KeyPath, mistakes: Mistakes, hint: H
     if origin in (Union, types.UnionType):
         chosen = choose_arm(arguments, value)
         if chosen is None:
-            mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_meant(annotation, value)}")
+            mistakes.add(
+                path, f"{describe(annotation)} is needed, found {found(value)}{meant_instead(annotation, value)}"
+            )
             return INVALID
         return read(chosen, value, path, mistakes, hint)
     if not fits(annotation, value):
-        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{_meant(annotation, value)}")
+        mistakes.add(path, f"{describe(annotation)} is needed, found {found(value)}{meant_instead(annotation, value)}")
         return INVALID
     if annotation is float and not math.isfinite(value):
         mistakes.add(path, f"must be finite, found {value}")
@@ -117,14 +119,10 @@ def fits(annotation: Any, value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _meant(annotation: Any, value: Any) -> str:
+def meant_instead(annotation: Any, value: Any) -> str:
     """Says what a value of the wrong type may have been meant to be: a near word, or the number between its quotes."""
     if isinstance(value, str) and any(could_be(annotation, number) for number in (1, 1.5)):
         return unquoted(value)
-    return _near_literal(annotation, value)
-
-
-def _near_literal(annotation: Any, value: Any) -> str:
     arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     words = [str(word) for arm in arms if get_origin(arm) is Literal for word in get_args(arm)]
     close = nearest(value, words) if isinstance(value, str) else None

@@ -60,8 +60,9 @@ def read_config(values: Mapping[Any, Any], mistakes: Mistakes) -> Config | None:
         if key == "logger" and ready[key] is not INVALID:
             sinks = read(tuple[Component, ...], ready[key].sinks, (key, "sinks"), mistakes, hint)
             ready[key] = replace(ready[key], sinks=() if sinks is INVALID else sinks)
+    meant = {_OTHER_WORDS.get(key) or nearest(str(key), SECTIONS) for key in values if key not in SECTIONS}
     for name in ("name", "data", "model"):
-        if name not in values:
+        if name not in values and name not in meant:  # of what is meant the place is told
             mistakes.add((name,), "missing")
     if ready.get("data", INVALID) is INVALID:
         return None

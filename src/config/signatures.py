@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 
 from src.config.checks import components, named
 from src.config.kinds import PROVIDED, USED_AS_IS, is_module
-from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, listed, nearest, unquoted
+from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, listed, nearest
 from src.config.references import Reference
 from src.config.registry import HOMES, NoFolderError, find
-from src.config.schema import could_be, describe
+from src.config.schema import could_be, describe, meant_instead
 from src.config.settings import UNNAMED, Component, Config
 from src.utils.errors import ConfigError
 
@@ -88,7 +88,7 @@ def check_arguments(
         if words and isinstance(value, str) and value not in words:
             mistakes.add(where, f"unknown word {found(value)}{did_you_mean(value, words)}")
         if not could_be(hints[name], value) and not _is_default(parameters.get(name), value):
-            meant = unquoted(value) if could_be(hints[name], 1.5) else ""
+            meant = meant_instead(hints[name], value)
             mistakes.add(where, f"{describe(hints[name])} is needed, found {found(value)}{meant}")
 
 
