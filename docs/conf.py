@@ -17,6 +17,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "Keel"
 html_show_sourcelink = False
+html_show_copyright = False  # the licence says it
 exclude_patterns = ["generated/README.md"]
 default_role = "code"  # docstrings write `names` so
 myst_heading_anchors = 3

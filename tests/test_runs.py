@@ -143,7 +143,7 @@ def test_a_page_compares_runs(tmp_path: Path) -> None:
     assert runs.main([str(tmp_path), "--html", str(tmp_path / "page" / "runs.html")]) == 0
     page = (tmp_path / "page" / "runs.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
-    assert page.count("<svg") == 3 and "optimizer.args.lr" in page and "0101_000003" in page
+    assert page.count("<svg") == 3 and ">lr<" in page and ">at epoch<" in page and "0101_000003" in page
 
 
 def test_mistakes_are_explained(tmp_path: Path) -> None:

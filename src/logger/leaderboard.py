@@ -158,7 +158,8 @@ def comparable_groups(table: pd.DataFrame, is_by_result: bool = True) -> Iterato
         yield str(name), by, group
 
 
-def _block(group: pd.DataFrame, width: int) -> tuple[str, int]:
+def shown_columns(group: pd.DataFrame) -> dict[str, list[str]]:
+    """Return runs of one kind as people compare them, by heading: how far they came, and in what they differ."""
     monitors = group["monitor"].unique()
     best = monitors[0].partition(" ")[2] or "best" if len(monitors) == 1 else "best"
     columns = {
@@ -175,6 +176,11 @@ def _block(group: pd.DataFrame, width: int) -> tuple[str, int]:
         values = [_shown(value) for value in group[key]]
         if len(set(values)) > 1:
             columns[_short(key, list(group.columns))] = values
+    return columns
+
+
+def _block(group: pd.DataFrame, width: int) -> tuple[str, int]:
+    columns = shown_columns(group)
     lines, left_out = [""] * (len(group) + 1), 0
     for key, values in columns.items():
         cells = [key, *(value if len(value) <= 40 else value[:37] + "..." for value in values)]

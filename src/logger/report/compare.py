@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from src.logger.leaderboard import FIXED, comparable_groups
+from src.logger.leaderboard import comparable_groups, shown_columns
 from src.logger.report.chart import COLORS, Series, chart
 from src.logger.report.html import Html, element, section, table
 from src.logger.report.page import write_page
@@ -26,11 +25,11 @@ def write_comparison(path: Path, folder: Path, runs: pd.DataFrame, is_by_result:
 
 
 def _experiment(name: str, folder: Path, group: pd.DataFrame) -> Html:
-    differing = [key for key in group.columns if key not in FIXED and group[key].astype(str).nunique() > 1]
-    shown = group[[*FIXED, *differing]].head(MAX_RUNS).astype(object)
-    cells: Any = shown.where(shown.notna(), "-").to_numpy().tolist()
+    columns = shown_columns(group.head(MAX_RUNS))
     note = element("p", f"The first {MAX_RUNS} of {len(group)}.") if len(group) > MAX_RUNS else ""
-    return section(name, table(list(shown.columns), cells), note, *_curves(folder, group.head(len(COLORS))))
+    return section(
+        name, table(list(columns), zip(*columns.values(), strict=True)), note, *_curves(folder, group.head(len(COLORS)))
+    )
 
 
 def _curves(folder: Path, group: pd.DataFrame) -> Iterator[Html]:
