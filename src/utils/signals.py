@@ -49,7 +49,7 @@ class StopSignals:
             self._longest_s = max(self._longest_s, now - self._looked_at)
             self._looked_at = now
             if now + 2 * self._longest_s >= self._deadline:
-                self._received, self.reason = int(signal.SIGTERM), "trainer.max_time is nearly over"
+                self._received, self.reason = int(signal.SIGTERM), "trainer.max_time, which is nearly over"
         return self._received
 
     def __enter__(self) -> StopSignals:
