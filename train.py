@@ -73,7 +73,8 @@ def check_or_train(
         return 0
     if (arguments.folds or arguments.seeds) and ("," in config.trainer.device or not ranks.is_alone):
         option = "--folds" if arguments.folds else "--seeds"
-        raise ConfigError(f"{option}: trains in one process, on one device; found {config.trainer.device}")
+        here = config.trainer.device if ranks.is_alone else f"{ranks.world_size} processes"
+        raise ConfigError(f"{option}: trains in one process, on one device; found {here}")
     if ranks.is_alone and "," in config.trainer.device:
         return start_ranks(config)
     with served(config) if arguments.board and ranks.is_main else nullcontext():

@@ -42,7 +42,7 @@ class Job:
     """All-reduce bandwidth within a node, as one GPU sees it (NVLink)."""
 
     network_gb_per_s: float = 40.0
-    """The same between nodes: a 400 Gb/s adapter for each GPU, less protocol."""
+    """The same between nodes: what all adapters of a node carry together, here 400 Gb/s, less protocol."""
 
     latency_s: float = 2e-5
     """Of one hop of a ring."""
@@ -93,7 +93,8 @@ def plan(job: Job) -> Plan:
     size = job.params * job.bytes_per_gradient
     sent = 2 * (job.gpus - 1) / job.gpus * size  # a ring: reduce-scatter, then all-gather
     nodes = math.ceil(job.gpus / job.gpus_per_node)
-    bandwidth = 1e9 * (job.node_gb_per_s if nodes == 1 else job.network_gb_per_s)  # the slowest link sets the pace
+    between = math.inf if nodes == 1 else job.network_gb_per_s
+    bandwidth = 1e9 * min(job.node_gb_per_s, between)  # the slowest link sets the pace
     hops = 2 * (min(job.gpus, job.gpus_per_node) - 1) + 2 * (nodes - 1)
     all_reduce_s = sent / bandwidth + job.buckets * hops * job.latency_s
     step_s = job.compute_s + max((1 - job.overlap) * all_reduce_s, all_reduce_s - job.compute_s * 2 / 3)

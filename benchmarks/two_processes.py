@@ -31,6 +31,7 @@ from src.trainer.hooks import Hook
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
+from src.utils.command import run_command
 from src.utils.launch import launch
 from src.utils.launched import find_ranks
 from src.utils.ranks import Ranks
@@ -188,9 +189,8 @@ def main() -> int:
             lines.append(list(cells(work, times)))
     if ranks.is_main:
         print(*(f"| {' | '.join(line)} |" for line in lines), sep="\n", flush=True)
-    ranks.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -59,3 +62,27 @@ def test_the_page_shows_what_the_script_prints() -> None:
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for line in table([Job(gpus=count) for count in (1, 8, 64, 1024)], with_play=True):
         assert line in page
+
+
+@pytest.mark.full
+def test_what_two_processes_cost_is_measured_as_the_page_says() -> None:
+    words = [sys.executable, "-m", "benchmarks.two_processes", "--rounds", "1"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for line in done.stdout.splitlines():
+        assert line.rpartition("MB |")[0] in page, "the works, and their bytes"
+
+
+def test_the_page_shows_what_the_network_decides() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows: dict[str, dict[str, Any]] = {
+        "as above": {},
+        "`--network-gb-per-s 320`": {"network_gb_per_s": 320.0},
+        "`--network-gb-per-s 3`": {"network_gb_per_s": 3.0},
+        "`--bytes-per-gradient 2`": {"network_gb_per_s": 3.0, "bytes_per_gradient": 2.0},
+        "`--compute-s 4`": {"network_gb_per_s": 3.0, "bytes_per_gradient": 2.0, "compute_s": 4.0},
+    }
+    for words, changes in rows.items():
+        cells = [f"{plan(replace(Job(), gpus=count, **changes)).efficiency:.1%}" for count in (64, 1024)]
+        assert any(words in line and line.endswith(f"| {' | '.join(cells)} |") for line in page.splitlines()), words
