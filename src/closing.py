@@ -27,7 +27,7 @@ def next_commands(run_path: Path, config: Config, parts: Iterable[str]) -> list[
         words = ["python", shown_path(PROJECT_ROOT / "test.py"), "-r", shown_path(run_path)]
         if not any(part == "test" or part.startswith("test_") for part in held_out):
             words += ["--split", held_out[0]]
-        commands.append(shlex.join([*words, *_trust_needed(is_recorded=True)]))
+        commands.append(shlex.join([*words, *trust_needed()]))
     if config.logger.tensorboard and find_spec("tensorboard") is not None:
         commands.append(f"tensorboard --logdir {shlex.quote(shown_path(run_path.parents[1]))}")
     return commands
@@ -36,10 +36,10 @@ def next_commands(run_path: Path, config: Config, parts: Iterable[str]) -> list[
 def same_run_command(run_path: Path) -> str:
     """Return the command that makes the run of a folder again, from the config in it."""
     words = ["python", shown_path(PROJECT_ROOT / "train.py"), "-c", shown_path(run_path / "config.yaml")]
-    return shlex.join([*words, *_trust_needed(is_recorded=False)])
+    return shlex.join([*words, *trust_needed(is_recorded=False)])
 
 
-def _trust_needed(is_recorded: bool) -> Iterator[str]:
+def trust_needed(is_recorded: bool = True) -> Iterator[str]:
     """Yield `--trust` with packages vouched for, and with the config's folder where classes came from it.
 
     Args:

@@ -49,6 +49,7 @@ def train(
     from src.utils.host_memory import lasting_objects
 
     with lasting_objects():
+        from src.closing import trust_needed
         from src.config.signatures import check_components
 
         check_components(config)
@@ -78,6 +79,7 @@ def train(
         logger = Logger(build_sinks(config, run.path) if ranks.is_main else [])
         trainer = build_trainer(config, experiment, device, logger, run.checkpoints, ranks)
         trainer.hooks += watchers
+        trainer.guard.trusted = tuple(trust_needed())
         if state is not None:
             restore(trainer, state, str(run.path), config, experiment)
         undo.pop_all()

@@ -337,9 +337,9 @@ def test_replay_shows_the_line_of_the_users_code_and_ends_with_6(
         with pytest.raises(NumericsError) as raised:
             train.main(["-c", str(tmp_path / "small.yaml")])
         (capsule,) = (tmp_path / "small").glob("*/failure-00000002.pt")
-        assert str(raised.value).endswith(f"python train.py --replay {capsule}")
-        capsys.readouterr()
         trusted = ["--trust", f"{tmp_path}/"]
+        assert str(raised.value).endswith(f"python train.py --replay {capsule} {' '.join(trusted)}")
+        capsys.readouterr()
         assert train.main(["--replay", str(capsule), *trusted]) == 6
         lines = capsys.readouterr().out.splitlines()
         recorded, found = str(raised.value).splitlines()[:2]

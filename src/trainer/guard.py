@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class Guard:
         self.trainer = trainer
         self.is_careful = self._is_always_careful = trainer.device.type == "cpu"
         """Whether each step is looked at before it is applied."""
+        self.trusted: Sequence[str] = ()
+        """What the command line needs besides, for the config in a capsule to name what it names."""
         self.spikes = SpikeRule()
         self._before: BeforeStep | None = None
         self._num_before = 0
@@ -213,7 +216,8 @@ class Guard:
         folder = trainer.saver.store.folder.parent if trainer.saver.store and trainer.ranks.is_main else None
         capsule = write_capsule(folder, {**trainer.state_dict(), "rng": before.streams}, failure, batches)
         if capsule:
-            told.append(f"to repeat this step: python train.py --replay {shown_path(capsule)}")
+            words = ["python", "train.py", "--replay", shown_path(capsule), *self.trusted]
+            told.append(f"to repeat this step: {shlex.join(words)}")
         policy = self._policy(bad.kind)
         if policy != "stop" and progress.bad_steps >= settings.max_bad_steps:
             told[1] += f"; trainer.max_bad_steps is {settings.max_bad_steps}"

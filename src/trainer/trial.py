@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,12 +35,12 @@ def check_moments(optimizer: Optimizer) -> None:
             try:
                 _step(optimizer, group, parameter, state)
             except Exception as error:
-                try:
+                fresh: dict[str, Any] | None = None
+                with suppress(Exception):
                     fresh = _step(optimizer, group, parameter, {})
-                except Exception:
-                    continue
-                check_alike(fresh, state, f"state.{number}")
-                raise Unlike(f"state.{number} makes no step: {error}".partition("\n")[0]) from error
+                if fresh is not None:
+                    check_alike(fresh, state, f"state.{number}")
+                    raise Unlike(f"state.{number} makes no step: {error}".partition("\n")[0]) from error
 
 
 def _step(
