@@ -193,15 +193,21 @@ SHARES = {"data": 0.61, "forward": 0.2, "backward": 0.15, "optimizer": 0.04}
 @pytest.mark.parametrize(
     ("shares", "workers", "problem", "line"),
     [
-        (SHARES, 0, "data", "61 % waiting for data: raise loader.num_workers (20 % forward, 15 % backward)"),
+        (SHARES, 0, "data", "61 % waiting for data: raise loader.num_workers, or set it to auto (20 % forward, 15 % "
+         "backward)"),
         ({"forward": 0.4, "backward": 0.5, "data": 0.1}, 0, "", "50 % backward, 40 % forward, 10 % waiting for data"),
         ({"saving": 0.2, "forward": 0.8}, 0, "saving", "20 % saving: save less often: trainer.save_every_epochs, "
          "trainer.save_every_steps (80 % forward)"),
+        ({"data": 1.0}, 1, "data", "100 % waiting for data: 1 worker does not keep up: make reading a row cheaper, or "
+         "read whole batches (read_batch)"),
         ({"data": 1.0}, 9999, "data", "100 % waiting for data: 9999 workers do not keep up: make reading a row "
          "cheaper, or read whole batches (read_batch)"),
     ],
 )  # fmt: skip
-def test_the_verdict_names_what_would_help(shares: dict[str, float], workers: int, problem: str, line: str) -> None:
+def test_the_verdict_names_what_would_help(
+    shares: dict[str, float], workers: int, problem: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "usable_cores", lambda: 2)
     assert verdict(shares, workers) == (problem, line)
 
 

@@ -51,7 +51,7 @@ def test_workers_chosen_in_mid_epoch_change_no_batch(
     with caplog.at_level(logging.INFO):
         found = [list(chosen.batches(epoch)) for epoch in range(2)]
     assert chosen.num_workers == 1
-    assert caplog.text.count("train: 1 loader workers (loader.num_workers: auto): reading took") == 1
+    assert caplog.text.count("train: loader.num_workers: auto chose 1: reading took") == 1
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 

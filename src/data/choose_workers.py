@@ -58,7 +58,7 @@ class WorkerChoice:
         self.is_open = False
         self.num_workers = workers_for(self._reading_s, self._other_s, usable_cores())
         log.info(
-            "%s: %d loader workers (loader.num_workers: auto): reading took %.0f %% of %.1f s, on %d cores",
+            "%s: loader.num_workers: auto chose %d: reading took %.0f %% of %.1f s, on %d cores",
             self.name, self.num_workers, 100 * self._reading_s / total_s, total_s, usable_cores(),
         )  # fmt: skip
 

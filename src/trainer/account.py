@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from src.data.choose_workers import usable_cores
 from src.data.loader import Loader
 from src.trainer.step import Step
 
@@ -40,7 +40,7 @@ NAMES = {
 """What time is spent on: the key of a share, and how the log calls it."""
 OUTSIDE = ("logging", "evaluation", "saving")
 ADVICE = {
-    "data": (0.3, "raise loader.num_workers"),
+    "data": (0.3, "raise loader.num_workers, or set it to auto"),
     "copy": (0.2, "send smaller types, such as uint8, and convert them in the model"),
     "metrics": (0.25, "use fewer metrics"),
     "hooks": (0.2, "do less in on_step_end of your hooks"),
@@ -216,7 +216,8 @@ def verdict(shares: Mapping[str, float], num_workers: int = 0) -> tuple[str, str
     if not problem:
         return "", ", ".join(words.values())
     advice = ADVICE[problem][1]
-    if problem == "data" and num_workers >= (os.cpu_count() or 1):
-        advice = f"{num_workers} workers do not keep up: make reading a row cheaper, or read whole batches (read_batch)"
+    if problem == "data" and num_workers >= max(1, usable_cores() - 1):  # one core is the trainer's
+        slow = "1 worker does not" if num_workers == 1 else f"{num_workers} workers do not"
+        advice = f"{slow} keep up: make reading a row cheaper, or read whole batches (read_batch)"
     first = words.pop(problem)
     return problem, f"{first}: {advice}" + (f" ({', '.join(words.values())})" if words else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class StepTrace(Hook):
         self._stop()
 
     def _start(self) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell on the console that it begins and ends
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
         self._profile = torch.profiler.profile(activities=activities)
         self._profile.start()
