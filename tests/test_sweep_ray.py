@@ -120,7 +120,7 @@ def test_what_is_left_behind_can_be_looked_at_and_used(small: tuple[Path, Path, 
     best = config.with_name("x_best.yaml")
     assert best.read_text().startswith("# Best of 3 trials of x.yaml by min val/loss") and str(best) in printed
     assert load_config(best).optimizer.args["lr"] == 0.3  # type: ignore[union-attr]
-    assert load_config(best).tune is None
+    assert load_config(best).tune is None and load_config(best).trainer.threads is None
     for name in ("trial_000", "trial_001"):
         events = next((folder / name / "events").glob("events*")).read_bytes()
         assert b"hparams" in events and f"{folder.name}/{name}".encode() in events

@@ -87,7 +87,11 @@ def _tell_best(sweep: Sweep, trials: list[Trial], frame: pd.DataFrame, config_fi
     if target.exists() and not target.read_text(encoding="utf-8").startswith(MARK):
         yield f"config   {shown_path(target)} is a file of yours and stays as it is; copy {run}/config.yaml"
         return
-    text = (best.path / "config.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load((best.path / "config.yaml").read_text(encoding="utf-8"))
+    searched = yaml.safe_load((sweep.folder.path / "sweep.yaml").read_text(encoding="utf-8"))
+    for key in ("threads", "device"):  # what a trial was given of this machine
+        config["trainer"][key] = searched["trainer"][key]
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120)
     values = yaml.safe_dump(best.values, default_flow_style=True, width=10**6)
     write_file(target, f"{head}\n# Its values: {values}{text}")
     yield f"config   {shown_path(target)}"
