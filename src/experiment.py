@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,8 +273,9 @@ def check_watched(config: Config, experiment: Experiment, part: str, output: Ste
 def _values_of(metrics: MetricSet, metric: str, output: StepOutput) -> list[str]:
     """Return the names of a metric's several values; none where it has one, or so few rows do not tell."""
     try:
-        metrics.update(output.outputs, output.targets)
-        names = list(metrics.compute())
+        with warnings.catch_warnings(action="ignore"):  # of a few rows of one class, say
+            metrics.update(output.outputs, output.targets)
+            names = list(metrics.compute())
     except Exception:  # any metric of the user's
         return []
     finally:

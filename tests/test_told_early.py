@@ -12,6 +12,8 @@ from src.config.registry import use_folder
 from src.utils.errors import KeelError
 
 CODE = """
+import warnings
+
 import torch
 from torch import nn
 from src.trainer.task import StepOutput, Task
@@ -39,6 +41,11 @@ class Odd(Rows):
 
 class ThreeKinds(Rows):
     num_classes = 3
+
+def fussy(outputs, targets):
+    if len(targets) < 3:
+        warnings.warn("few rows")
+    return outputs.mean()
 
 def size(outputs):
     return outputs.abs().mean()
@@ -129,6 +136,13 @@ def test_one_value_of_several_may_be_watched(begin: Callable[..., int]) -> None:
     metrics = "[{type: recall, args: {average: none}}, told.by_length]"
     assert begin(metrics=metrics, trainer="{epochs: 1, monitor: max val/recall/virginica}") == 0
     assert begin(metrics=metrics, trainer="{epochs: 1, monitor: max val/by_length/long}") == 0
+
+
+def test_a_watched_metric_that_is_tried_on_few_rows_warns_of_none(
+    begin: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert begin(metrics="[told.fussy]", trainer="{epochs: 1, monitor: max val/fussy}") == 0
+    assert "few rows" not in "".join(capsys.readouterr())
 
 
 def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) -> None:
