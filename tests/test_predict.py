@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ from sklearn.datasets import load_digits
 
 import predict
 import train
+from src.data.frame import FrameDataset
 from src.saved_run import load_model
 from src.utils.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import ROOT
@@ -104,6 +108,27 @@ def test_chunks_change_nothing(prices: Path, tmp_path: Path, monkeypatch: pytest
     whole = command(prices, tmp_path / "new.csv", tmp_path / "whole.csv")
     monkeypatch.setattr(predict, "ROWS_AT_ONCE", 1)  # a chunk with a single category, or a single number
     pd.testing.assert_frame_equal(command(prices, tmp_path / "new.csv", tmp_path / "chunks.csv"), whole, rtol=1e-5)
+
+
+def test_of_a_large_table_only_a_chunk_is_in_memory(
+    prices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: weakref.WeakSet[FrameDataset] = weakref.WeakSet()
+    most_rows = 0
+
+    class Counted(FrameDataset):
+        def __init__(self, *args: Any, **given: Any) -> None:
+            nonlocal most_rows
+            super().__init__(*args, **given)
+            gc.collect()
+            chunks.add(self)
+            most_rows = max(most_rows, sum(map(len, chunks)))
+
+    monkeypatch.setattr("src.data.unlabelled.FrameDataset", Counted)
+    monkeypatch.setattr(predict, "ROWS_AT_ONCE", 20)
+    houses().drop(columns=["price", "size"]).to_csv(tmp_path / "new.csv", index=False)
+    assert len(command(prices, tmp_path / "new.csv", tmp_path / "out.csv")) == 200
+    assert 0 < most_rows <= 40  # the one that is predicted, and the next
 
 
 def test_a_category_of_numbers_may_be_spelt_otherwise(prices: Path, tmp_path: Path) -> None:
