@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.command_line import Parser, add_common_options, collect_overrides
+from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
 from src.utils.launched import refuse_several
@@ -50,14 +50,13 @@ outputs = model.run(None, {{name: samples[name] for name in {names}}})[0]""",
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("export.py", "export.py -r RUN --format FORMAT [--out FOLDER]", __doc__)
-    parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
+    add_run_options(parser)
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--format", choices=FORMAT_NAMES, help="what to write")
     chosen.add_argument(
         "--weights-only", dest="format", action="store_const", const="weights", help="the same as --format weights"
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: export/FORMAT in the run directory")
-    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.command_line import Parser, add_common_options, collect_overrides
+from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.launched import refuse_several
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 10_000
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("predict.py", "predict.py -r RUN --input FILE|FOLDER|- [--out FILE] [KEY=VALUE ...]", __doc__)
-    parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
+    add_run_options(parser)
     parser.add_argument(
         "--input",
         required=True,
@@ -36,7 +36,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="CSV file, .npy, .npz[:NAME], image or folder; - reads a table or texts",
     )
     parser.add_argument("--out", default="-", metavar="FILE", help=".csv or .jsonl; - (default) is the screen, as CSV")
-    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     add_common_options(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.command_line import Parser, add_common_options, collect_overrides
+from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
 from src.utils.launched import refuse_several
@@ -29,11 +29,10 @@ log = logging.getLogger("src.test")
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser("test.py", "test.py -r RUN [--split PART] [KEY=VALUE ...]", __doc__)
-    parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
+    add_run_options(parser)
     parser.add_argument(
         "--split", metavar="PART", help="which part to evaluate: val, train, ...; default: test, else every test_..."
     )
-    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
     parser.add_argument("--predict", metavar="FILE", help="write predictions for this part as .csv or .jsonl")
     parser.add_argument(
         "--slice", action="append", default=[], metavar="COLUMN", help="report by the values of this column too"

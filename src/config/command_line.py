@@ -71,6 +71,12 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command understands that works on a trained run."""
+    parser.add_argument("-r", "--resume", dest="run", required=True, metavar="RUN", help="run directory or checkpoint")
+    parser.add_argument("--checkpoint", default="best", metavar="WHICH", help="best (default), last, or a file name")
+
+
 def collect_overrides(options: argparse.Namespace) -> tuple[str, ...]:
     """Return all overrides, the shortcuts spelt out."""
     shortcuts = {"device": "trainer.device", "lr": "optimizer.args.lr", "bs": "loader.batch_size"}
