@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
-from src.trainer.criterion import TermWeights, Weight, terms_of
+from src.trainer.criterion import Weight, terms_of
 from src.trainer.ema import AveragedWeights
 from src.trainer.memory import OptimizerMemory, Stateful
 from src.trainer.nonfinite import FiniteGradients
@@ -121,7 +121,7 @@ class ShardedStep(SharedStep):
     def _renew_replica(self) -> None:
         self._replica = ShardedTask(self.task, self.forward)
 
-    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight | TermWeights], Tensor]:
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[Weight, Tensor]:
         made = super()._fitting_gradients(batches)
         if not any(map(has_gradients, self.optimizers.values())):  # else nothing would be trained, without a word
             raise ConfigError(

@@ -121,11 +121,11 @@ class Step:
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
-        weights, _ = self._fitting_gradients(batches)
+        factor, _ = self._fitting_gradients(batches)
         trained = [optimizer for optimizer in self.optimizers.values() if has_gradients(optimizer)]
         for optimizer in trained:
             self.scaler.unscale_(optimizer)
-        correct_shares(self._parameters, weights)
+        rescale(self._parameters, factor)
         if self.max_grad_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.look(self._parameters)
@@ -139,9 +139,10 @@ class Step:
         (optimizer,) = self.optimizers.values()
 
         def closure() -> Tensor:
-            weights, loss = self._fitting_gradients(batches)
+            factor, loss = self._fitting_gradients(batches)
             self._micro_batches.num_taken = len(batches) * self._progress.micro_batches
-            loss = loss * correct_shares(self._parameters, weights)
+            rescale(self._parameters, factor)
+            loss = loss * factor
             self.look(self._parameters, loss)
             return loss
 
@@ -151,11 +152,11 @@ class Step:
             self._micro_batches.num_taken = 0
         self._mark("optimizer")
 
-    def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[list[Weight | TermWeights], Tensor]:
+    def _fitting_gradients(self, batches: Sequence[Any]) -> tuple[Weight, Tensor]:
         """Make the gradients of a step in pieces that fit into memory.
 
         Returns:
-            The weights of the pieces, and their mean loss, to be corrected as the gradients are.
+            The factor that makes them exact, see `rescale`, and the mean loss, to be corrected alike.
         """
         while True:
             try:
@@ -169,7 +170,7 @@ class Step:
                 return made
             free_cached_memory(self.device)  # here nothing refers to the attempt any more
 
-    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[list[Weight | TermWeights], Tensor]:
+    def _gradients(self, pieces: Sequence[tuple[int, Any]]) -> tuple[Weight, Tensor]:
         drop_gradients(self.optimizers)
         self._mark("optimizer")
         weights: list[Weight | TermWeights] = []
@@ -190,7 +191,9 @@ class Step:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             self._mark("backward")
-        return weights, sum(losses[1:], start=losses[0])
+        first, count = weights[0], len(weights)
+        factor = 1.0 if count == 1 or isinstance(first, TermWeights) else missing_factor(first * count, weights)
+        return factor, sum(losses[1:], start=losses[0])
 
     def _update_by_task(self, batches: Sequence[Any]) -> None:
         for host_batch in batches:
@@ -259,8 +262,8 @@ def shared(
 ) -> Tensor:
     """Return the newest of `num_batches` losses such that their sum is near the mean over all rows.
 
-    Exact when all weights are equal, or where each term has its own and all of them weigh `total`; `correct_shares`
-    makes it exact otherwise.
+    Exact when all weights are equal, or where each term has its own and all of them weigh `total`; `missing_factor`
+    is what it lacks otherwise.
     """
     if isinstance(output.weight, TermWeights):
         return output.weight.scaled(output.loss, output.scalars, total)
@@ -276,18 +279,22 @@ def share(weights: Sequence[Weight | TermWeights], num_batches: int) -> Weight:
     return newest / (first * num_batches)
 
 
-def correct_shares(parameters: Sequence[Tensor], weights: Sequence[Weight | TermWeights]) -> Weight:
-    """Rescale gradients made with `shared`, so that every row counts alike when batches differ in size.
+def missing_factor(expected: Weight, weights: Sequence[Weight | TermWeights]) -> Weight:
+    """Return by what to multiply gradients of batches that were `expected` to weigh so much, and weigh `weights`.
 
-    Returns:
-        The factor, by which the sum of the shared losses is wrong, too.
+    1 for sums (weight 0), and where each term has its own weight: those were made exact one by one.
     """
     known = [each for each in weights if not isinstance(each, TermWeights)]
-    if len(known) < 2:  # terms were made exact one by one
+    if len(known) < len(weights):
         return 1.0
-    expected, total = known[0] * len(known), sum(known[1:], start=known[0])
+    total = sum(known[1:], start=known[0])
     if isinstance(expected, float) and isinstance(total, float) and total in (0.0, expected):
         return 1.0
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    torch._foreach_mul_(gradients, expected / total)
     return expected / total
+
+
+def rescale(parameters: Sequence[Tensor], factor: Weight) -> None:
+    """Multiply gradients by `factor`, so that every row counts alike when batches differ in size."""
+    if isinstance(factor, Tensor) or factor != 1.0:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, factor)

@@ -1,16 +1,18 @@
 """How several processes make one step, so that it is the step that one process would make of the whole batch.
 
 Each computes the gradient of its share of a batch; DistributedDataParallel averages them while they are computed.
-Shares may differ in rows, and rows in weight (class weights, ignored targets), so before each backward pass the
-processes add up what their losses weigh: one small exchange, which also carries the loss to log and whether anybody
-wants to stop.
+Shares may differ in rows, which all know, and rows in weight (class weights, ignored targets), so during each backward
+pass the processes add up what their losses weigh: one small exchange, which also carries the loss to log and whether
+anybody wants to stop.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,12 +25,14 @@ from src.trainer.optimizers import drop_gradients
 from src.trainer.replica import TaskModule, replicate
 from src.trainer.settings import TrainerSettings
 from src.trainer.shared_meters import SharedOutput
-from src.trainer.step import Step, Update, needs_closure, share
+from src.trainer.step import Step, Update, missing_factor, needs_closure
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 
+Sums = tuple[Weight, Sequence[Tensor]]
+"""Of weights, and of values times them."""
 LAG = 2
 """On a GPU, steps after which a wish to stop is looked at: reading it at once would wait for the device."""
 
@@ -64,7 +68,8 @@ class SharedStep(Step):
         self.ranks, self.model, self.wants_to_stop = ranks, model, wants_to_stop
         self._settings = settings.parallel_settings
         self._is_host = device.type == "cpu"
-        self._own_share: Weight = 1.0
+        self._row_weight: Weight | None = None
+        """What a row weighs, about: a power of two, so that no result depends on it."""
         self._must_stop, self._is_agreed = False, False
         self._on_their_way: deque[tuple[Tensor, Any]] = deque()
         self._own_rows = 1.0
@@ -105,27 +110,36 @@ class SharedStep(Step):
 
     def meet(self, output: StepOutput, given: SharedBatch) -> SharedOutput:
         """Return what the whole batch gave, of which `output` is this process's share."""
+        return self._begin_meeting(output, given)()
+
+    def _begin_meeting(self, output: StepOutput, given: SharedBatch) -> Callable[[], SharedOutput]:
+        """Tell the others what this share gave; return what waits for them and returns what the whole batch gave."""
         if isinstance(output.weight, TermWeights):
-            return self._meet_terms(output, output.weight, given)
+            return partial(self._meet_terms, output, output.weight, given)
         is_sum = type(output.weight) is float and output.weight == 0.0
         own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum else output.weight
-        values = [output.loss, *output.scalars.values()]
-        exchange = self._exchange_on_host if self._is_host else self._exchange_on_device
-        total, (loss, *scalars) = exchange(own, values)
-        divisor = 1.0 if is_sum else total
-        self._own_share = (own if is_sum else own / total) * self.ranks.world_size
-        named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
-        weight = 0.0 if is_sum else total
-        return SharedOutput(
-            loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0
-        )
+        begin = self._begin_on_host if self._is_host else self._begin_on_device
+        finish = begin(own, [output.loss, *output.scalars.values()])
+
+        def whole() -> SharedOutput:
+            total, (loss, *scalars) = finish()
+            divisor = 1.0 if is_sum else total
+            if self._row_weight is None:
+                self._row_weight = power_of_two(divisor / given.num_rows)
+            named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
+            weight, is_borrowed = 0.0 if is_sum else total, given.num_own == 0
+            return SharedOutput(
+                loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, is_borrowed
+            )
+
+        return whole
 
     def _meet_terms(self, output: StepOutput, own: TermWeights, given: SharedBatch) -> SharedOutput:
         """Do what `meet` does where each term of the loss has its own weight; all else counts by rows."""
         others = {name: value for name, value in output.scalars.items() if name not in own.factors}
-        exchange = self._exchange_on_host if self._is_host else self._exchange_on_device
+        begin = self._begin_on_host if self._is_host else self._begin_on_device
         values = [own.rest(output.loss, output.scalars), *others.values()]
-        total, masses = exchange(own.rows if given.num_own else 0.0, values)
+        total, masses = begin(own.rows if given.num_own else 0.0, values)()
         loss, *scalars = (mass / total for mass in masses)
         named = dict(zip(others, scalars, strict=True))
         weights = own.tensor(self.device)
@@ -150,21 +164,31 @@ class SharedStep(Step):
         tensor = weights.tensor(self.device)
         return weights.of(self.ranks.sum(torch.zeros_like(tensor) if own is None else own.tensor(self.device)))
 
-    def _exchange_on_host(self, weight: Weight, values: Sequence[Tensor]) -> tuple[Weight, Sequence[Tensor]]:
-        """Return the sums over all processes of the weight, and of each value times it."""
+    def _begin_on_host(self, weight: Weight, values: Sequence[Tensor]) -> Callable[[], Sums]:
+        """Begin to add up over all processes the weight, and each value times it; return what waits for the sums."""
         weight = float(weight)
         masses = [value.item() * weight if weight else 0.0 for value in values]
-        sums = self.ranks.sum(torch.tensor([self.wants_to_stop(), weight, *masses], dtype=torch.float64))
-        self._must_stop, self._is_agreed = bool(sums[0] > 0), True
-        return float(sums[1]) or float("nan"), sums[2:].unbind()
+        wait = self.ranks.begin_sum(torch.tensor([self.wants_to_stop(), weight, *masses], dtype=torch.float64))
 
-    def _exchange_on_device(self, weight: Weight, values: Sequence[Tensor]) -> tuple[Weight, Sequence[Tensor]]:
+        def finish() -> Sums:
+            sums = wait()
+            self._must_stop, self._is_agreed = bool(sums[0] > 0), True
+            return float(sums[1]) or float("nan"), sums[2:].unbind()
+
+        return finish
+
+    def _begin_on_device(self, weight: Weight, values: Sequence[Tensor]) -> Callable[[], Sums]:
         weights = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
         masses = torch.stack([value.detach().double() for value in values]) * weights
         wish = torch.tensor([float(self.wants_to_stop())], dtype=torch.float64).to(self.device, non_blocking=True)
-        sums = self.ranks.sum(torch.cat([wish, weights[None], torch.where(weights > 0, masses, 0.0)]))
-        self._send_to_host(sums[:1])
-        return sums[1], sums[2:].unbind()
+        wait = self.ranks.begin_sum(torch.cat([wish, weights[None], torch.where(weights > 0, masses, 0.0)]))
+
+        def finish() -> Sums:
+            sums = wait()
+            self._send_to_host(sums[:1])
+            return sums[1], sums[2:].unbind()
+
+        return finish
 
     def _send_to_host(self, wishes: Tensor) -> None:
         """Look at the wishes of an earlier batch: they have arrived, so nothing is waited for."""
@@ -179,14 +203,18 @@ class SharedStep(Step):
             self._must_stop = self._must_stop or bool(old[0] > 0)
         self._is_agreed = True
 
-    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[list[Weight | TermWeights], Tensor]:
-        """Make the gradients of the mean loss over all rows of `batches`, those of other processes included."""
+    def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[Weight, Tensor]:
+        """Make the gradients of the mean loss over all rows of `batches`, those of other processes included.
+
+        What the shares of the others weigh arrives during the backward pass, so that goes by what they should weigh;
+        the factor returned makes it exact.
+        """
         self._renew_replica()
         self.ranks.copy_from_main(list(self.model.buffers()))
         drop_gradients(self.optimizers)
         self._mark("optimizer")
         weights: list[Weight | TermWeights] = []
-        total = self._weigh_ahead(batches)
+        total, num_rows = self._weigh_ahead(batches), sum(given.num_rows for given in batches)
         losses: list[Tensor] = []
         for number, given in enumerate(batches, start=1):
             batch = to_device(given.batch, self.device)
@@ -195,22 +223,33 @@ class SharedStep(Step):
                 with self.amp():
                     loss, output = self._replica(batch)
                 self._mark("forward")
-                whole = self.meet(output, given)
-                self.take(whole, batch)
-                self._mark("metrics")
-                weights.append(whole.weight)
+                finish = self._begin_meeting(output, given)
+                needs_all = isinstance(output.weight, TermWeights) or self._row_weight is None
+                whole = finish() if needs_all else None
+                share: Weight = float(given.num_own > 0)
                 if isinstance(output.weight, TermWeights):
-                    known = whole.weight if len(batches) == 1 else total
+                    known = whole.weight if whole and len(batches) == 1 else total
                     assert not isinstance(known, float | Tensor)
                     loss = output.weight.scaled(loss, output.scalars, known)
-                    loss = loss * (self.ranks.world_size if given.num_own else 0.0)
-                else:
-                    loss = loss * self._factor(weights, len(batches))
+                elif given.num_own:
+                    share = self._own_share(output.weight, num_rows)
                 with self.ranks.waiting():
-                    self.scaler.scale(loss).backward()
+                    self.scaler.scale(loss * (share * self.ranks.world_size)).backward()  # the replica takes a mean
                 self._mark("backward")
+                whole = whole or finish()
+                self.take(whole, batch)
+                self._mark("metrics")
+            weights.append(whole.weight)
             losses.append(loss.detach())
-        return weights, sum(losses[1:], start=losses[0])
+        return missing_factor(self._expected(num_rows), weights), sum(losses[1:], start=losses[0])
+
+    def _own_share(self, weight: Weight, num_rows: int) -> Weight:
+        """Return the factor of the loss of a share that weighs `weight`, where a step has `num_rows`."""
+        return 1.0 if type(weight) is float and weight == 0.0 else weight / self._expected(num_rows)
+
+    def _expected(self, num_rows: int) -> Weight:
+        """Return what so many rows should weigh."""
+        return float(num_rows) * (1.0 if self._row_weight is None else self._row_weight)
 
     def _renew_replica(self) -> None:
         """Let DDP know when other parameters are trained than before, as in a phase that freezes some."""
@@ -218,10 +257,6 @@ class SharedStep(Step):
         if trained != self._trained:
             self._trained = trained
             self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings, self.ranks)
-
-    def _factor(self, weights: Sequence[Weight | TermWeights], num_batches: int) -> Weight:
-        """Return the factor of this process's newest loss; DDP then divides by the number of processes."""
-        return self._own_share if num_batches == 1 else self._own_share * share(weights, num_batches)
 
     def _update_by_task(self, batches: Sequence[SharedBatch]) -> None:
         """Let the task make its update; before an optimizer steps, it averages gradients over the processes."""
@@ -246,3 +281,10 @@ class SharedStep(Step):
                 parts = self.ranks.sum(flat).split([gradient.numel() for gradient in gradients])
                 for gradient, part in zip(gradients, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
+
+
+def power_of_two(value: Weight) -> Weight:
+    """Return the power of two near `value`; 1 where that is 0 or nan."""
+    if isinstance(value, Tensor):
+        return torch.where(value > 0, torch.exp2(torch.round(torch.log2(value))), 1.0)
+    return 2.0 ** round(math.log2(value)) if value > 0 else 1.0
