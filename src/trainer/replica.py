@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
+
+NUM_SLOTS = 16
+"""How many numbers may travel with gradients."""
 
 
 class TaskModule(nn.Module):
@@ -32,6 +36,64 @@ class TaskModule(nn.Module):
         task, model = self._task_and_model
         output = task.step(model, batch)
         return output.loss, output
+
+
+class Replica:
+    """A module whose gradients are averaged over all processes, with which a few numbers may travel.
+
+    A message of their own would be one more to wait for, so they are the gradient of a parameter that nobody trains.
+    """
+
+    def __init__(self, module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> None:
+        dtypes = {parameter.dtype for parameter in module.parameters() if parameter.requires_grad}
+        is_plain = settings.compress is None and not settings.find_unused and ranks.gradient_hook is None
+        self._slots: nn.Parameter | None = None
+        if is_plain and dtypes == {torch.float32}:  # else the numbers would not be in the same message, or be rounded
+            device = next(module.parameters()).device
+            self._slots = module.slots = nn.Parameter(torch.zeros(NUM_SLOTS, device=device))
+        self._ddp = replicate(module, settings, ranks)
+        self._world_size, self._num_carried = ranks.world_size, 0
+
+    def __call__(self, batch: Any) -> tuple[Tensor, StepOutput]:
+        made: tuple[Tensor, StepOutput] = self._ddp(batch)
+        return made
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Return the context in which gradients are only added up here."""
+        context: AbstractContextManager[None] = self._ddp.no_sync()
+        return context
+
+    def carry(self, loss: Tensor, told: Tensor | None) -> Tensor:
+        """Return `loss` such that its backward pass adds up `told` over the processes, if it can."""
+        self._num_carried = 0
+        if self._slots is None:
+            return loss
+        numbers = torch.zeros_like(self._slots)
+        if told is not None and len(told) <= NUM_SLOTS:
+            self._num_carried = len(told)
+            numbers[: len(told)] = told * self._world_size  # DDP takes the mean
+        self._slots.grad = None
+        carried: Tensor = _Carry.apply(loss, self._slots, numbers)  # type: ignore[no-untyped-call]
+        return carried
+
+    def arrived(self) -> Tensor | None:
+        """Return the sum of what was carried; None where nothing was."""
+        if self._slots is None or self._slots.grad is None or not self._num_carried:
+            return None
+        return self._slots.grad[: self._num_carried].double()
+
+
+class _Carry(torch.autograd.Function):
+    """Returns a loss as it is, and gives a parameter the gradient that it is told to."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, slots: Tensor, numbers: Tensor) -> Tensor:
+        ctx.numbers = numbers
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        return gradient, ctx.numbers, None
 
 
 def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> Any:

@@ -150,6 +150,13 @@ class ShardedTask:
             ) from error
         return output.loss, output
 
+    def carry(self, loss: Tensor, told: Tensor | None) -> Tensor:
+        """Return `loss` as it is: `told` goes by itself."""
+        return loss
+
+    def arrived(self) -> None:
+        """Nothing does."""
+
     def no_sync(self) -> AbstractContextManager[None]:
         """Do nothing: see above."""
         return nullcontext()

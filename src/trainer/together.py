@@ -2,8 +2,7 @@
 
 Each computes the gradient of its share of a batch; DistributedDataParallel averages them while they are computed.
 Shares may differ in rows, which all know, and rows in weight (class weights, ignored targets), so during each backward
-pass the processes add up what their losses weigh: one small exchange, which also carries the loss to log and whether
-anybody wants to stop.
+pass the processes add up what their losses weigh, too, and with it the loss to log and whether anybody wants to stop.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from torch.optim import Optimizer
 from src.data.share import SharedBatch
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.optimizers import drop_gradients
-from src.trainer.replica import TaskModule, replicate
+from src.trainer.replica import Replica, TaskModule
 from src.trainer.settings import TrainerSettings
 from src.trainer.shared_meters import SharedOutput
 from src.trainer.step import Step, Update, missing_factor, needs_closure
@@ -31,8 +29,6 @@ from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 
-Sums = tuple[Weight, Sequence[Tensor]]
-"""Of weights, and of values times them."""
 LAG = 2
 """On a GPU, steps after which a wish to stop is looked at: reading it at once would wait for the device."""
 
@@ -110,36 +106,30 @@ class SharedStep(Step):
 
     def meet(self, output: StepOutput, given: SharedBatch) -> SharedOutput:
         """Return what the whole batch gave, of which `output` is this process's share."""
-        return self._begin_meeting(output, given)()
-
-    def _begin_meeting(self, output: StepOutput, given: SharedBatch) -> Callable[[], SharedOutput]:
-        """Tell the others what this share gave; return what waits for them and returns what the whole batch gave."""
         if isinstance(output.weight, TermWeights):
-            return partial(self._meet_terms, output, output.weight, given)
-        is_sum = type(output.weight) is float and output.weight == 0.0
-        own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum else output.weight
-        begin = self._begin_on_host if self._is_host else self._begin_on_device
-        finish = begin(own, [output.loss, *output.scalars.values()])
+            return self._meet_terms(output, output.weight, given)
+        return self._whole(self.ranks.sum(self._told(output, given)), output, given)
 
-        def whole() -> SharedOutput:
-            total, (loss, *scalars) = finish()
-            divisor = 1.0 if is_sum else total
-            if self._row_weight is None:
-                self._row_weight = power_of_two(divisor / given.num_rows)
-            named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
-            weight, is_borrowed = 0.0 if is_sum else total, given.num_own == 0
-            return SharedOutput(
-                loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, is_borrowed
-            )
+    def _told(self, output: StepOutput, given: SharedBatch) -> Tensor:
+        """Return what to add up over the processes, where the loss has one weight."""
+        own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum(output) else output.weight  # type: ignore[assignment]
+        return self._masses(own, [output.loss, *output.scalars.values()])
 
-        return whole
+    def _whole(self, sums: Tensor, output: StepOutput, given: SharedBatch) -> SharedOutput:
+        """Return what the whole batch gave, from what was told."""
+        total, (loss, *scalars) = self._heard(sums)
+        divisor = 1.0 if is_sum(output) else total
+        named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
+        weight = 0.0 if is_sum(output) else total
+        return SharedOutput(
+            loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0
+        )
 
     def _meet_terms(self, output: StepOutput, own: TermWeights, given: SharedBatch) -> SharedOutput:
         """Do what `meet` does where each term of the loss has its own weight; all else counts by rows."""
         others = {name: value for name, value in output.scalars.items() if name not in own.factors}
-        begin = self._begin_on_host if self._is_host else self._begin_on_device
         values = [own.rest(output.loss, output.scalars), *others.values()]
-        total, masses = begin(own.rows if given.num_own else 0.0, values)()
+        total, masses = self._heard(self.ranks.sum(self._masses(own.rows if given.num_own else 0.0, values)))
         loss, *scalars = (mass / total for mass in masses)
         named = dict(zip(others, scalars, strict=True))
         weights = own.tensor(self.device)
@@ -164,31 +154,25 @@ class SharedStep(Step):
         tensor = weights.tensor(self.device)
         return weights.of(self.ranks.sum(torch.zeros_like(tensor) if own is None else own.tensor(self.device)))
 
-    def _begin_on_host(self, weight: Weight, values: Sequence[Tensor]) -> Callable[[], Sums]:
-        """Begin to add up over all processes the weight, and each value times it; return what waits for the sums."""
-        weight = float(weight)
-        masses = [value.item() * weight if weight else 0.0 for value in values]
-        wait = self.ranks.begin_sum(torch.tensor([self.wants_to_stop(), weight, *masses], dtype=torch.float64))
+    def _masses(self, weight: Weight, values: Sequence[Tensor]) -> Tensor:
+        """Return [2 + K]: whether this process wants to stop, the weight, and each value times it."""
+        wish = float(self.wants_to_stop())
+        if self._is_host:
+            weight = float(weight)
+            masses = [value.item() * weight if weight else 0.0 for value in values]
+            return torch.tensor([wish, weight, *masses], dtype=torch.float64)
+        weights = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
+        several = torch.stack([value.detach().double() for value in values]) * weights
+        wishes = torch.tensor([wish], dtype=torch.float64).to(self.device, non_blocking=True)
+        return torch.cat([wishes, weights[None], torch.where(weights > 0, several, 0.0)])
 
-        def finish() -> Sums:
-            sums = wait()
+    def _heard(self, sums: Tensor) -> tuple[Weight, Sequence[Tensor]]:
+        """Return the sums over all processes of the weight and of the values times it, and note the wishes."""
+        if self._is_host:
             self._must_stop, self._is_agreed = bool(sums[0] > 0), True
             return float(sums[1]) or float("nan"), sums[2:].unbind()
-
-        return finish
-
-    def _begin_on_device(self, weight: Weight, values: Sequence[Tensor]) -> Callable[[], Sums]:
-        weights = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
-        masses = torch.stack([value.detach().double() for value in values]) * weights
-        wish = torch.tensor([float(self.wants_to_stop())], dtype=torch.float64).to(self.device, non_blocking=True)
-        wait = self.ranks.begin_sum(torch.cat([wish, weights[None], torch.where(weights > 0, masses, 0.0)]))
-
-        def finish() -> Sums:
-            sums = wait()
-            self._send_to_host(sums[:1])
-            return sums[1], sums[2:].unbind()
-
-        return finish
+        self._send_to_host(sums[:1])
+        return sums[1], sums[2:].unbind()
 
     def _send_to_host(self, wishes: Tensor) -> None:
         """Look at the wishes of an earlier batch: they have arrived, so nothing is waited for."""
@@ -206,8 +190,8 @@ class SharedStep(Step):
     def _fitting_gradients(self, batches: Sequence[SharedBatch]) -> tuple[Weight, Tensor]:
         """Make the gradients of the mean loss over all rows of `batches`, those of other processes included.
 
-        What the shares of the others weigh arrives during the backward pass, so that goes by what they should weigh;
-        the factor returned makes it exact.
+        What the shares of the others weigh comes with the gradients, so these go by what they should weigh; the factor
+        returned makes them exact.
         """
         self._renew_replica()
         self.ranks.copy_from_main(list(self.model.buffers()))
@@ -223,29 +207,40 @@ class SharedStep(Step):
                 with self.amp():
                     loss, output = self._replica(batch)
                 self._mark("forward")
-                finish = self._begin_meeting(output, given)
-                needs_all = isinstance(output.weight, TermWeights) or self._row_weight is None
-                whole = finish() if needs_all else None
-                share: Weight = float(given.num_own > 0)
-                if isinstance(output.weight, TermWeights):
-                    known = whole.weight if whole and len(batches) == 1 else total
+                if isinstance(output.weight, TermWeights):  # no one factor could make its gradients exact
+                    whole = self.meet(output, given)
+                    known = whole.weight if len(batches) == 1 else total
                     assert not isinstance(known, float | Tensor)
-                    loss = output.weight.scaled(loss, output.scalars, known)
-                elif given.num_own:
-                    share = self._own_share(output.weight, num_rows)
-                with self.ranks.waiting():
-                    self.scaler.scale(loss * (share * self.ranks.world_size)).backward()  # the replica takes a mean
+                    loss = output.weight.scaled(loss, output.scalars, known) * float(given.num_own > 0)
+                    self._backward(loss, None)
+                else:
+                    told = self._told(output, given)
+                    loss = loss * self._own_share(told[1], output, num_rows)
+                    sums = self._backward(loss, told if number == len(batches) else None)
+                    whole = self._whole(self.ranks.sum(told) if sums is None else sums, output, given)
                 self._mark("backward")
-                whole = whole or finish()
                 self.take(whole, batch)
                 self._mark("metrics")
             weights.append(whole.weight)
             losses.append(loss.detach())
         return missing_factor(self._expected(num_rows), weights), sum(losses[1:], start=losses[0])
 
-    def _own_share(self, weight: Weight, num_rows: int) -> Weight:
-        """Return the factor of the loss of a share that weighs `weight`, where a step has `num_rows`."""
-        return 1.0 if type(weight) is float and weight == 0.0 else weight / self._expected(num_rows)
+    def _backward(self, loss: Tensor, told: Tensor | None) -> Tensor | None:
+        """Make gradients, and return the sum of `told` over the processes if it could travel with them."""
+        scaled = self.scaler.scale(loss * self.ranks.world_size)  # the replica takes a mean
+        with self.ranks.waiting():
+            self._replica.carry(scaled, told).backward()
+        sums: Tensor | None = self._replica.arrived()
+        return sums
+
+    def _own_share(self, weight: Tensor, output: StepOutput, num_rows: int) -> Weight:
+        """Return the factor of a loss that weighs `weight`, in a step of `num_rows`."""
+        if is_sum(output):
+            return weight
+        if self._row_weight is None:
+            per_row = self.ranks.sum(weight.clone()) / num_rows
+            self._row_weight = power_of_two(float(per_row) if self._is_host else per_row)
+        return weight / self._expected(num_rows)
 
     def _expected(self, num_rows: int) -> Weight:
         """Return what so many rows should weigh."""
@@ -256,7 +251,8 @@ class SharedStep(Step):
         trained = [parameter.requires_grad for parameter in self._every]
         if trained != self._trained:
             self._trained = trained
-            self._replica: Any = replicate(TaskModule(self.task, self.model, self.forward), self._settings, self.ranks)
+            module = TaskModule(self.task, self.model, self.forward)
+            self._replica: Any = Replica(module, self._settings, self.ranks)
 
     def _update_by_task(self, batches: Sequence[SharedBatch]) -> None:
         """Let the task make its update; before an optimizer steps, it averages gradients over the processes."""
@@ -281,6 +277,11 @@ class SharedStep(Step):
                 parts = self.ranks.sum(flat).split([gradient.numel() for gradient in gradients])
                 for gradient, part in zip(gradients, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
+
+
+def is_sum(output: StepOutput) -> bool:
+    """Return whether the loss of a batch is a sum, which counts once however many rows there are."""
+    return type(output.weight) is float and output.weight == 0.0
 
 
 def power_of_two(value: Weight) -> Weight:

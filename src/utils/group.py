@@ -164,15 +164,10 @@ class Group(Ranks):
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def begin_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
-        work = dist.all_reduce(tensor, async_op=True)
-
-        def wait() -> Tensor:
-            with self.waiting():
-                work.wait()
-            return tensor
-
-        return wait
+    def sum(self, tensor: Tensor) -> Tensor:
+        with self.waiting():
+            dist.all_reduce(tensor)
+        return tensor
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
