@@ -172,6 +172,32 @@ def test_what_is_renamed_is_on_disk_first_and_the_manifest_comes_last(
     assert names.endswith("s")
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what is open")
+def test_nothing_that_is_renamed_or_deleted_is_open_as_windows_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def look(name: str) -> None:
+        before = getattr(os, name)
+
+        def call(*paths: Any, **options: Any) -> Any:
+            is_open = {os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()}
+            done.extend(Path(path).name for path in paths if not isinstance(path, int))
+            assert not is_open & {os.path.realpath(path) for path in paths if not isinstance(path, int)}, name
+            return before(*paths, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("replace", "unlink"):
+        look(name)
+    store = CheckpointStore(tmp_path, keep=1)
+    for step in (1, 2, 2, 3):
+        store.save(state(step), step, is_best=step == 2)
+        store.newest()
+    assert {"step-00000001.pt", "step-00000003.pt", "last.pt", "best.pt"} <= set(done)
+
+
 @pytest.mark.parametrize(
     ("at", "in_background"), [(3, False), (40, False), (70, False), (3, True), (9, True), (40, True)]
 )

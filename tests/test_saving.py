@@ -165,6 +165,19 @@ def fail(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
+@pytest.mark.parametrize("max_failed", [1, 2, 3])
+def test_as_many_saves_in_a_row_as_the_settings_say_may_fail(
+    max_failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, max_failed_saves=max_failed, save_every_steps=2)
+    trainer.saver.save(trainer.state_dict, 0, False, False)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ResourceError, match="No space left"):
+        trainer.fit()
+    assert trainer.progress.step == 2 * max_failed
+    assert CheckpointStore(tmp_path / "checkpoints").newest()[1]["progress"]["step"] == 0
+
+
 def test_what_goes_wrong_in_the_background_is_raised_at_the_next_save_or_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from src.utils.errors import CheckpointError, ConfigError
 from src.utils.secrets import masked
 
 HARMLESS = (
-    r"name|tune\b.*|logger\b.*|trainer\.(save_dir|device|keep|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"
+    r"name|tune\b.*|logger\b.*|trainer\.(save_dir|device|keep|max_failed_saves|save_(every_\w+|in_background)|log_every_steps|init_from\b.*)"
     r"|loader\.(.*\.)?(num_workers|pin_memory|keep_on_device|timeout|prefetch_factor|persistent_workers|multiprocessing_context)"
     r"|data\..*args\.(\w+_)?(file|files|folder|path|root|dir)"
 )

@@ -21,7 +21,6 @@ from src.utils.paths import shown_path
 from src.utils.ranks import ALONE, Ranks
 
 State = Callable[[], Mapping[str, Any]]
-MAX_FAILED_SAVES = 3
 SPARE_BYTES = 1 << 20
 """For logs and manifests."""
 log = logging.getLogger(__name__)
@@ -37,6 +36,7 @@ class Saver:
             same, so that `max_time` knows how long one takes, and so is the last one.
         ranks: All of them bring their part of the state; rank 0 writes.
         bring: Returns what rank 0 is to write; what others write by themselves goes beside it, if a folder is given.
+        max_failed: Saves in a row that fail before one raises.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class Saver:
         in_background: bool = False,
         ranks: Ranks = ALONE,
         bring: Callable[[State, Path | None, int], Mapping[str, Any]] = lambda state, folder, step: state(),
+        max_failed: int = 3,
     ) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
         self.ranks, self._bring = ranks, bring
         self.saved_step = -1
         """The step whose state is on disk."""
+        self._max_failed = max_failed
         self._in_background, self._num_saved, self._num_failed, self._lost_best_step = in_background, 0, 0, -1
         self._copy = HostCopy()
         self._thread: ThreadPoolExecutor | None = None
@@ -81,7 +83,7 @@ class Saver:
             )
 
     def save(self, state: Callable[[], Mapping[str, Any]], step: int, is_best: bool, is_last_chance: bool) -> None:
-        """Save; a failure is reported and forgiven twice, but not at the end. All ranks learn how it went.
+        """Save; a failure is reported and forgiven, but not for ever, nor at the end. All ranks learn how it went.
 
         In the background: one that is still being written is waited for, and its failure told now.
 
@@ -182,7 +184,7 @@ class Saver:
         except ResourceError as error:
             self._num_failed += 1
             self._lost_best_step = step if is_best else self._lost_best_step
-            if is_last_chance or self._num_failed >= MAX_FAILED_SAVES:
+            if is_last_chance or self._num_failed >= self._max_failed:
                 raise
             also = " best.pt does not hold the newest best;" if is_best else ""
             log.warning("%s;%s training goes on and saves again later", error, also)

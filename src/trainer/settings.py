@@ -123,6 +123,10 @@ class TrainerSettings:
     save_in_background: bool = False
     """Copy the state and train on while a thread writes it. Takes memory of the CPU for one more copy of the state."""
 
+    max_failed_saves: Annotated[int, AtLeast(1)] = 3
+    """The run ends when so many saves in a row have failed; until then it trains on, and saves when the next is due. 1
+    ends it with the first."""
+
     log_every_steps: Annotated[int, AtLeast(1)] = 50
     """Read loss and rate from the device, and log them, after every so many steps."""
 
