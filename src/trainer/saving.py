@@ -15,12 +15,14 @@ from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.host_copy import HostCopy
 from src.trainer.nonfinite import tensors_in
 from src.trainer.plain import check_plain
+from src.trainer.settings import TrainerSettings
 from src.trainer.shard_files import RECORD
 from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
 from src.utils.ranks import ALONE, Ranks
 
 State = Callable[[], Mapping[str, Any]]
+Bring = Callable[[State, Path | None, int], Mapping[str, Any]]
 SPARE_BYTES = 1 << 20
 """For logs and manifests."""
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Saver:
         keep: int,
         in_background: bool = False,
         ranks: Ranks = ALONE,
-        bring: Callable[[State, Path | None, int], Mapping[str, Any]] = lambda state, folder, step: state(),
+        bring: Bring = lambda state, folder, step: state(),
         max_failed: int = 3,
     ) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
@@ -57,6 +59,11 @@ class Saver:
         self._copy = HostCopy()
         self._thread: ThreadPoolExecutor | None = None
         self._writing: tuple[Callable[[], object], int, bool] | None = None
+
+    @classmethod
+    def of(cls, settings: TrainerSettings, folder: Path | None, ranks: Ranks, bring: Bring) -> Saver:
+        """Return one that saves as `settings` say."""
+        return cls(folder, settings.keep, settings.save_in_background, ranks, bring, settings.max_failed_saves)
 
     def prepare(self, state: State) -> None:
         """Tidy up after a killed save, and look whether two states fit on the disk.

@@ -90,10 +90,7 @@ class Trainer:
         self.val_loaders = dict(val_loaders or {})
         self.logger, self.hooks, self.journal = logger or Logger([]), list(hooks), Journal(self)
         self._reactions = reactions(self.hooks)
-        self.saver = Saver(
-            checkpoints, settings.keep, settings.save_in_background, ranks, self.parallel.bring,
-            settings.max_failed_saves,
-        )  # fmt: skip
+        self.saver = Saver.of(settings, checkpoints, ranks, self.parallel.bring)
 
         self.progress = Progress()
         self.forward = compiled(self.model, settings)
