@@ -137,7 +137,7 @@ def check(folder: Path, tmp_path: Path, seed: int, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 80), *(pytest.param(at, 96, marks=pytest.mark.full) for at in range(80, 2000, 96))]
+    ("first", "count"), [(0, 50), *(pytest.param(at, 78, marks=pytest.mark.full) for at in range(50, 2000, 78))]
 )
 def test_whatever_is_changed_in_a_checkpoint_a_run_goes_on_or_says_why_not(
     first: int, count: int, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

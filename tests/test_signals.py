@@ -236,7 +236,7 @@ def test_whatever_a_run_is_doing_it_saves_leaves_with_its_code_and_ends_later_as
     assert count_orphans(folder) == 0
 
 
-@pytest.mark.parametrize("timeout", [0, 300])
+@pytest.mark.parametrize("timeout", [0, pytest.param(300, marks=pytest.mark.full)])
 def test_a_run_that_waits_for_a_hanging_worker_is_stopped_and_saved_however_long_it_would_wait(
     timeout: int, undisturbed: Path, tmp_path: Path
 ) -> None:

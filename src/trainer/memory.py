@@ -21,8 +21,10 @@ from src.utils.seed import mix_seed, rng_state, seed_everything, set_rng_state
 
 YOUNGER = ("guard",)
 """Owners that older checkpoints do not hold; they start afresh."""
-YOUNGER_KEYS = ("bad_steps", "micro_batches", "best_at")
+YOUNGER_KEYS = ("bad_steps", "micro_batches", "evaluation_pieces", "best_at")
 """The same of what owners hold."""
+MAX_PIECES = 1 << 16
+"""Of a batch: more than rows of any."""
 COMPARED = ("progress", "monitor", "scaler", "rng")
 """Owners whose states are of one kind for good, counts among them."""
 
@@ -65,6 +67,9 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for key in ("micro_batches", "evaluation_pieces"):
+            if not 1 <= state.get(key, 1) <= MAX_PIECES:
+                raise ValueError(f"progress.{key} is {state[key]}, 1 to {MAX_PIECES} is needed")
         self.__dict__.update(state)
 
 
