@@ -10,6 +10,7 @@ import subprocess
 import sys
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from tests.conftest import ROOT
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from src.logger.run_dir import RunDir
 RunDir.open(Path(sys.argv[1]))
 print("locked", flush=True)
@@ -29,6 +31,7 @@ time.sleep(60)
 HOLD_WITH_WORKER = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from src.logger.run_dir import RunDir
 RunDir.open(Path(sys.argv[1]))
 if os.fork():
@@ -169,3 +172,24 @@ def test_the_environment_says_what_the_run_ran_on_and_keeps_each_start(tmp_path:
     assert found["versions"]["torch"].startswith("2.")
     assert found["git"] is None or set(found["git"]) == {"commit", "dirty"}
     assert [start["command"][1] for start in found["resumed"]] == ["-r"]
+
+
+def test_a_new_run_looks_at_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it starts as fast beside 10,000 runs as beside one."""
+    RunDir.create(tmp_path, "x").close()
+    looked_at: list[Path] = []
+
+    def watched(look: Any) -> Any:
+        def look_at(folder: Any = ".") -> Any:
+            looked_at.append(Path(folder))
+            return look(folder)
+
+        return look_at
+
+    monkeypatch.setattr(os, "scandir", watched(os.scandir))
+    monkeypatch.setattr(os, "listdir", watched(os.listdir))
+    run = RunDir.create(tmp_path, "x")
+    run.close()
+    assert set(looked_at) <= {run.path}
+    os.scandir(tmp_path).close()
+    assert looked_at[-1] == tmp_path  # that would have been seen

@@ -181,6 +181,20 @@ def test_reading_tensors_costs_the_same_calls_however_many_rows_there_are() -> N
     assert read(64 * 1000, 64) < 200  # none for a batch, and a few for each of the larger reads they are cut from
 
 
+def test_a_resume_in_mid_epoch_reads_no_row_again() -> None:
+    class Counted(TensorDataset):
+        num_read = 0
+
+        def __getitem__(self, row: int) -> Any:
+            Counted.num_read += 1
+            return self.tensors[0][row]
+
+    part = Part("train", Counted(torch.zeros(16 * 300, 4)))
+    loader = Loader(part, LoaderSettings(batch_size=16), shuffle=True, seed=0)
+    assert len(list(loader.batches(3, 290))) == 10
+    assert Counted.num_read == 10 * 16
+
+
 @pytest.mark.parametrize("num_rows", [16 * 700 + 5, 16 * 20, 7])
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("start", [0, 1, 300, 699])
