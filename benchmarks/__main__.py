@@ -81,9 +81,7 @@ def compare_with_others(rounds: int) -> None:
     if all(set(ratios) == {"Keel"} for _, ratios in compared):
         return
     write_between(START_OTHERS, END_OTHERS, others_table(compared))
-    PICTURE.write_text(
-        picture(compared, f"{conditions()}; process CPU time, logging off, whole batches"), encoding="utf-8"
-    )
+    PICTURE.write_text(picture(compared, f"{conditions()}; process CPU time, whole batches"), encoding="utf-8")
 
 
 def others_table(compared: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> str:

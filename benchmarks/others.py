@@ -1,4 +1,7 @@
-"""The same models, batches and arithmetic in other trainers, as far as they are installed (extra `bench`)."""
+"""The same models, batches and arithmetic in other trainers, as far as they are installed (extra `bench`).
+
+Each trains twice: with all its logging off, and as it logs where a user says nothing about that.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ from benchmarks.timing import measured
 from src.data.part import Part
 from src.model.lenet import LeNet
 
-Train = Callable[[Case, "Batches"], float]
-"""Trains, and returns the CPU seconds of it."""
+Train = Callable[[Case, "Batches", bool], float]
+"""Trains, with the trainer's default logging if that is asked for, and returns the CPU seconds of it."""
+LOGGING = "tiny regression step, each with its default logging"
 
 
 class Batches:
@@ -38,20 +42,21 @@ class Batches:
         return iter(shuffled(self.inputs, self.targets, self.batch_size)(0))
 
 
-def by_hand(case: Case, batches: Batches) -> float:
-    """Train with the loop that the others are compared with."""
-    del batches
+def by_hand(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with the loop that the others are compared with; it never logs."""
+    del batches, logs
     return case.by_hand()
 
 
-def ours(case: Case, batches: Batches) -> float:
-    """Train with this project, logging off."""
+def ours(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with this project. By default: TensorBoard every 50 steps, CSV, a bar."""
     del batches
-    return case.ours()
+    return case.ours_with_defaults() if logs else case.ours()
 
 
-def fabric(case: Case, batches: Batches) -> float:
+def fabric(case: Case, batches: Batches, logs: bool) -> float:
     """Train with Lightning Fabric, in a loop of one's own."""
+    del logs  # nothing by default
     from lightning.fabric import Fabric
 
     runner = Fabric(accelerator="cpu", devices=1)
@@ -68,8 +73,8 @@ def fabric(case: Case, batches: Batches) -> float:
     return watch.cpu_s
 
 
-def lightning(case: Case, batches: Batches) -> float:
-    """Train with Lightning."""
+def lightning(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with Lightning. By default: TensorBoard or CSV every 50 steps, a bar, a summary of the model."""
     import lightning
 
     model, optimizer = case.prepare()
@@ -81,20 +86,27 @@ def lightning(case: Case, batches: Batches) -> float:
 
         def training_step(self, batch: Any, _: int) -> Tensor:
             loss: Tensor = case.criterion(self.model(batch[0]), batch[1])
+            if logs:
+                self.log("loss", loss)
             return loss
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return optimizer
 
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **off)
-    with measured() as watch:
-        trainer.fit(Module(), batches)
+    kinds = ("logger", "enable_progress_bar", "enable_model_summary")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", devices=1, default_root_dir=folder, enable_checkpointing=False,
+            **dict.fromkeys(kinds, logs),
+        )  # fmt: skip
+        with measured() as watch:
+            trainer.fit(Module(), batches)
     return watch.cpu_s
 
 
-def ignite(case: Case, batches: Batches) -> float:
+def ignite(case: Case, batches: Batches, logs: bool) -> float:
     """Train with Ignite, with the mean loss as its users keep it."""
+    del logs  # nothing by default
     from ignite.engine import create_supervised_trainer
     from ignite.metrics import RunningAverage
 
@@ -105,8 +117,8 @@ def ignite(case: Case, batches: Batches) -> float:
     return watch.cpu_s
 
 
-def skorch(case: Case, batches: Batches) -> float:
-    """Train with skorch."""
+def skorch(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with skorch. By default: a printed line for each epoch."""
     from skorch import NeuralNet
 
     model, optimizer = case.prepare()
@@ -117,15 +129,16 @@ def skorch(case: Case, batches: Batches) -> float:
         max_epochs=1,
         train_split=None,
         iterator_train=lambda *_, **__: batches,
-        callbacks__print_log=None,
+        **({} if logs else {"callbacks__print_log": None}),
     )
     with measured() as watch:
         net.fit(batches.inputs, batches.targets)
     return watch.cpu_s
 
 
-def accelerate(case: Case, batches: Batches) -> float:
+def accelerate(case: Case, batches: Batches, logs: bool) -> float:
     """Train with Accelerate, in a loop of one's own."""
+    del logs  # nothing by default
     from accelerate import Accelerator
 
     runner = Accelerator(cpu=True)
@@ -143,8 +156,8 @@ def accelerate(case: Case, batches: Batches) -> float:
     return watch.cpu_s
 
 
-def hf_trainer(case: Case, batches: Batches) -> float:
-    """Train with the Trainer of Transformers."""
+def hf_trainer(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with the Trainer of Transformers. By default: a bar, and a printed line every 500 steps."""
     from transformers import Trainer, TrainingArguments
 
     inner, optimizer = case.prepare()
@@ -173,8 +186,8 @@ def hf_trainer(case: Case, batches: Batches) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         options = TrainingArguments(
-            folder, num_train_epochs=1, report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True,
-            use_cpu=True, max_grad_norm=0.0,
+            folder, num_train_epochs=1, save_strategy="no", use_cpu=True, max_grad_norm=0.0,
+            **({} if logs else {"report_to": [], "logging_strategy": "no", "disable_tqdm": True}),
         )  # fmt: skip
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
         trainer = OnBatches(Model(), options, train_dataset=batches.inputs, optimizers=(optimizer, schedule))  # type: ignore[arg-type]
@@ -183,8 +196,8 @@ def hf_trainer(case: Case, batches: Batches) -> float:
     return watch.cpu_s
 
 
-def keras(case: Case, batches: Batches) -> float:
-    """Train with Keras on torch; its layers and optimizer, as it takes no others."""
+def keras(case: Case, batches: Batches, logs: bool) -> float:
+    """Train with Keras on torch; its layers and optimizer, as it takes no others. By default: a bar."""
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
@@ -195,7 +208,7 @@ def keras(case: Case, batches: Batches) -> float:
     made = keras.optimizers.SGD(0.01) if isinstance(optimizer, torch.optim.SGD) else keras.optimizers.AdamW(1e-3)
     twin.compile(optimizer=made, loss="mse")
     with measured() as watch:
-        twin.fit(iter(batches), steps_per_epoch=len(batches), epochs=1, verbose=0)
+        twin.fit(iter(batches), steps_per_epoch=len(batches), epochs=1, verbose="auto" if logs else 0)
     return watch.cpu_s
 
 
@@ -212,10 +225,15 @@ TRAINERS: dict[str, Train] = {
 }
 
 
+LOG_NOTHING = ("Fabric", "Ignite", "Accelerate")
+"""Trainers that log only what a user's own code does."""
+
+
 def workloads() -> Iterator[tuple[str, list[tuple[Case, Batches]]]]:
     """Yield what is trained, steps of nothing but overhead and of two models of usual size: much of it, and little."""
     for work, make, criterion, make_optimizer, row_shape, batch_size, num_steps in (
         ("tiny regression step", lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, (8,), 32, 3000),
+        (LOGGING, lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, (8,), 32, 3000),
         ("tabular step, batch 1024", tabular_model, nn.MSELoss(), adam, (32,), 1024, 400),
         ("LeNet step, batch 128", LeNet, nn.CrossEntropyLoss(), adam, (1, 28, 28), 128, 60),
     ):
@@ -245,26 +263,27 @@ def compare(rounds: int) -> Iterator[tuple[str, dict[str, list[float]]]]:
     for work, pairs in workloads():
         seconds: dict[str, list[float]] = {}
         for name in TRAINERS:
-            if not (name == "Keras" and "LeNet" in work):
+            if not (name == "Keras" and "LeNet" in work) and not (name in LOG_NOTHING and work == LOGGING):
                 try:
-                    _cost(name, pairs)  # this round does not count
+                    _cost(name, pairs, work == LOGGING)  # this round does not count
                     seconds[name] = []
                 except ImportError as error:
                     print(f"{name} is left out: {error}")
         for _ in range(rounds):
             for name, costs in seconds.items():
-                costs.append(_cost(name, pairs))
+                costs.append(_cost(name, pairs, work == LOGGING))
         hand = seconds.pop("by hand")
         yield work, {name: [a / b for a, b in zip(costs, hand, strict=True)] for name, costs in seconds.items()}
 
 
-def _cost(name: str, pairs: list[tuple[Case, Batches]]) -> float:
+def _cost(name: str, pairs: list[tuple[Case, Batches]], logs: bool) -> float:
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, warnings.catch_warnings():
+        nowhere.isatty = lambda: True  # type: ignore[method-assign]  # bars are drawn
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
-                much, little = (TRAINERS[name](*pair) for pair in pairs)
+                much, little = (TRAINERS[name](*pair, logs) for pair in pairs)
         finally:
             logging.disable(logging.NOTSET)
     return much - little

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.timing import Row, interleave, measured
+from benchmarks.timing import Row, Work, interleave, measured
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
+from src.logger.console import LOG, log_to_file, setup_console
 from src.logger.logger import Logger, standard_sinks
 from src.logger.settings import LoggerSettings
 from src.model.lenet import LeNet
@@ -88,6 +90,11 @@ class Case:
         """Train with the trainer, logging off."""
         return self._train(Logger(), [])
 
+    def ours_with_lines(self) -> float:
+        """Train with all defaults, and print a line for every epoch above the bar, and into `log.txt`."""
+        with tempfile.TemporaryDirectory() as folder, printing(Path(folder)):
+            return self.ours_with_defaults()
+
     def ours_with_defaults(self) -> float:
         """Train with the trainer as the default config has it: TensorBoard, CSV, a bar on a terminal."""
         with tempfile.TemporaryDirectory() as folder, terminal():
@@ -111,10 +118,10 @@ class Case:
             Trainer(task, model, self.loader, optimizers, settings, logger=logger, hooks=hooks).fit()
         return watch.cpu_s
 
-    def row(self, work: str, hand: str, goal: float, rounds: int, *, defaults: bool = False, note: str = "") -> Row:
-        """Measure."""
-        ours, by_hand = interleave(self.ours_with_defaults if defaults else self.ours, self.by_hand, rounds)
-        return Row(work, hand, goal, ours, by_hand, self.epochs * len(self.loader), "step", note)
+    def row(self, work: str, hand: str, goal: float, rounds: int, train: Work | None = None) -> Row:
+        """Measure `train`, by default with logging off."""
+        ours, by_hand = interleave(train or self.ours, self.by_hand, rounds)
+        return Row(work, hand, goal, ours, by_hand, self.epochs * len(self.loader), "step")
 
 
 class CompiledCase(Case):
@@ -142,6 +149,24 @@ def terminal() -> Iterator[None]:
             yield
         finally:
             sys.stderr = shown
+
+
+@contextmanager
+def printing(folder: Path) -> Iterator[None]:
+    """Send the log to standard output, at which nobody looks, and to a file, as `train.py` does."""
+    root, shown = logging.getLogger(), sys.stdout
+    handlers = root.handlers[:]
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        sys.stdout = nowhere
+        setup_console()
+        log_to_file(folder / "log.txt")
+        try:
+            yield
+        finally:
+            log_to_file(None)
+            root.handlers[:], sys.stdout = handlers, shown
+            LOG.setLevel(logging.NOTSET)
+            logging.captureWarnings(False)
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -178,7 +203,9 @@ def tiny_rows(rounds: int) -> Iterator[Row]:
         part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
         case = Case(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, epochs)
         yield case.row(f"{work}, logging off", hand, goals[0], rounds)
-        yield case.row(f"{work}, TensorBoard, CSV, bar", hand, goals[1], rounds, defaults=True)
+        yield case.row(f"{work}, TensorBoard, CSV, bar", hand, goals[1], rounds, case.ours_with_defaults)
+        if num_rows == 32:
+            yield case.row(f"{work}, those and a printed line for each", hand, goals[1], rounds, case.ours_with_lines)
 
 
 def tiny_compiled(rounds: int) -> Iterator[Row]:
