@@ -73,6 +73,13 @@ def test_probabilities_stay_as_they_are() -> None:
         assert found is not None and torch.allclose(found, given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_of_half_precision_are_no_scores(dtype: torch.dtype) -> None:
+    given = torch.rand(50, 10, generator=torch.Generator().manual_seed(0)).softmax(1).to(dtype)
+    found = Meaning("classes", num_classes=10).probabilities(given)
+    assert found is not None and torch.equal(found, given.float())
+
+
 def test_maps_of_scores_are_no_rows_of_a_table() -> None:
     maps, meaning = torch.randn(2, 3, 8, 8), Meaning.of(Focal(), data(num_classes=3))
     assert meaning.probabilities(maps) is None

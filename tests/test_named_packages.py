@@ -94,6 +94,7 @@ MODELS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("package", MODELS)
 def test_a_model_and_a_transform_of_packages_that_are_named_by_path_train(package: str, tmp_path: Path) -> None:
     if any(find_spec(name) for name in ("torchvision", "timm")):

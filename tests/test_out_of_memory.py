@@ -178,6 +178,23 @@ def test_a_task_with_an_update_of_its_own_gets_advice() -> None:
         make_trainer(build(3), task=Own(nn.CrossEntropyLoss())).fit()
 
 
+class Remembers(Task):
+    """Carries a value for each row from batch to batch, as a language model does."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(("where", "model"), [("step 1", Limited(3)), ("val", None)])
+def test_batches_of_a_task_with_a_memory_are_never_cut(where: str, model: nn.Module | None) -> None:
+    trainer = make_trainer(model or Wide(3), task=Remembers(nn.CrossEntropyLoss()))
+    trainer.val_loaders["val"] = Loader(Part("val", trainer.train_loader.part.dataset), LoaderSettings(), shuffle=False, seed=0)
+    with pytest.raises(ResourceError, match=rf"{where}: memory ran out .* Remembers carries a state from batch"):
+        trainer.fit()
+
+
 def test_other_errors_of_a_step_go_through() -> None:
     class Wrong(nn.Linear):
         def forward(self, inputs: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def evaluate(
         NumericsError: The loss is not a finite number.
         ResourceError: A single row does not fit into memory.
     """
-    pieces, device = pieces or Pieces(meters.device), meters.device
+    pieces, device = pieces or Pieces(meters.device, task=task), meters.device
 
     def compute(batch: Any) -> StepOutput:
         with amp():
@@ -107,7 +107,7 @@ def predict(
     amp: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[Any]:
     """Yield the model's outputs in the order of the rows, a batch at a time or less. Batches need not hold targets."""
-    pieces = Pieces(device)
+    pieces = Pieces(device, task=task)
 
     def compute(batch: Any) -> Any:
         with amp():

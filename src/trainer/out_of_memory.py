@@ -32,10 +32,11 @@ class MicroBatches:
     Args:
         progress: Keeps the number.
         model: Whose batch norms are told of; anything callable.
+        task: Is asked whether it carries a state from batch to batch.
     """
 
-    def __init__(self, progress: Progress, model: Callable[..., Any]) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, model: Callable[..., Any], task: Any = None) -> None:
+        self.progress, self.task = progress, task
         self.has_batch_norm = isinstance(model, nn.Module) and any(isinstance(m, _BatchNorm) for m in model.modules())
         self.num_taken = 0
         """Pieces of the step in the making whose outputs were taken already, and must not be again."""
@@ -59,6 +60,7 @@ class MicroBatches:
         """
         reason = _first_line(error)
         where, number = f"step {self.progress.step + 1}", self.progress.micro_batches
+        refuse_state(self.task, where, error)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ResourceError(f"{where}: memory ran out ({reason}); with several ranks, {ADVICE}") from error
         num_rows = max(map(self._count, batches))
@@ -100,10 +102,11 @@ class Pieces:
     Args:
         device: Where it is computed.
         progress: Of the run, which remembers the number; None forgets it.
+        task: Is asked whether it carries a state from batch to batch.
     """
 
-    def __init__(self, device: torch.device, progress: Progress | None = None) -> None:
-        self.device, self.progress = device, progress or Progress()
+    def __init__(self, device: torch.device, progress: Progress | None = None, task: Any = None) -> None:
+        self.device, self.task, self.progress = device, task, progress or Progress()
 
     def outputs(self, name: str, batch: Any, compute: Callable[[Any], Output]) -> Iterator[Output]:
         """Yield what `compute` makes of `batch`, or of one piece of it after the other.
@@ -137,6 +140,7 @@ class Pieces:
             free_cached_memory(self.device)
 
     def _halve(self, name: str, batch: Any, error: BaseException) -> None:
+        refuse_state(self.task, name, error)
         number = self.progress.evaluation_pieces
         try:
             num_rows = count_rows(batch)
@@ -151,6 +155,19 @@ class Pieces:
             "%s: memory ran out (%s); from now on a batch of %d rows is evaluated in %d pieces: the same values to "
             "rounding", name, _first_line(error), num_rows, 2 * number,
         )  # fmt: skip
+
+
+def refuse_state(task: Any, where: str, error: BaseException) -> None:
+    """Do not cut batches of a task with a memory: it may hold a value for each row, and has seen some of them already.
+
+    Raises:
+        ResourceError: The task carries a state from batch to batch.
+    """
+    if hasattr(task, "state_dict"):
+        raise ResourceError(
+            f"{where}: memory ran out ({_first_line(error)}), and {type(task).__name__} carries a state from batch to "
+            "batch, so batches cannot be cut; lower loader.batch_size"
+        ) from error
 
 
 def pieces_of(batch: Any, number: int, num_rows: int) -> list[tuple[int, Any]]:

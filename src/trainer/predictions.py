@@ -69,7 +69,9 @@ class Meaning:
         """
         kind, scores = self.kind(outputs), outputs.detach().float().cpu()  # device sync
         if kind == "classes" and scores.dim() == 2:
-            is_done = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-4)
+            rounding = len(scores[0]) * torch.finfo(outputs.dtype).eps if outputs.is_floating_point() else 0.0
+            sums_to_one = torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=max(1e-4, rounding))
+            is_done = sums_to_one and bool((scores >= 0).all())
             return scores if is_done else torch.softmax(scores, 1)
         if kind == "binary" and scores.numel() == len(scores):
             positive = torch.sigmoid(scores.reshape(-1))

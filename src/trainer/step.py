@@ -63,7 +63,7 @@ class Step:
         self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
         self._named = {name.removeprefix("optimizer."): optimizer for name, optimizer in optimizers.items()}
         self._progress = progress or Progress()
-        self._micro_batches = MicroBatches(self._progress, forward)
+        self._micro_batches = MicroBatches(self._progress, forward, task)
         self._make, self._watched = self._choose(settings)
         self._mark: Mark = _pass_over
         self.make: Update = self._make

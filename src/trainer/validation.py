@@ -24,7 +24,7 @@ class Validation:
 
     def __init__(self, trainer: Trainer, meters: Meters, stop: Callable[[], bool]) -> None:
         self.trainer, self.meters, self.stop = trainer, meters, stop
-        self._pieces = Pieces(trainer.device, trainer.progress)
+        self._pieces = Pieces(trainer.device, trainer.progress, trainer.task)
 
     def measure(self) -> dict[str, float]:
         """Return the values of all val parts with those of training so far.
