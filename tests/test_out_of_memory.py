@@ -190,7 +190,8 @@ class Remembers(Task):
 @pytest.mark.parametrize(("where", "model"), [("step 1", Limited(3)), ("val", None)])
 def test_batches_of_a_task_with_a_memory_are_never_cut(where: str, model: nn.Module | None) -> None:
     trainer = make_trainer(model or Wide(3), task=Remembers(nn.CrossEntropyLoss()))
-    trainer.val_loaders["val"] = Loader(Part("val", trainer.train_loader.part.dataset), LoaderSettings(), shuffle=False, seed=0)
+    part = Part("val", trainer.train_loader.part.dataset)
+    trainer.val_loaders["val"] = Loader(part, LoaderSettings(), shuffle=False, seed=0)
     with pytest.raises(ResourceError, match=rf"{where}: memory ran out .* Remembers carries a state from batch"):
         trainer.fit()
 
