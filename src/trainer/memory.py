@@ -25,7 +25,7 @@ YOUNGER_KEYS = ("bad_steps", "micro_batches", "evaluation_pieces", "best_at")
 """The same of what owners hold."""
 MAX_PIECES = 1 << 16
 """Of a batch: more than rows of any."""
-COMPARED = ("progress", "monitor", "scaler", "rng")
+COMPARED = ("progress", "monitor", "scaler")
 """Owners whose states are of one kind for good, counts among them."""
 
 
@@ -107,8 +107,10 @@ class RandomStreams:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the stream of this rank; where the run had fewer ranks, with one of its own."""
         rank, others = self.ranks.rank, state.get("others", [])
+        own = others[rank - 1] if 0 < rank <= len(others) else state
+        check_alike(rng_state(), own, "rng")
         if rank <= len(others):
-            set_rng_state(others[rank - 1] if rank else state)
+            set_rng_state(own)
         else:
             seed_everything(mix_seed(rank, *state["torch"][:16].tolist()))
 

@@ -90,7 +90,8 @@ def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"{shown_path(path)}: is not a checkpoint of this program: its {name} is a {type(state[name]).__name__}"
             )
-    own: dict[str, Any] = {"batch_size": 1, "config_folder": "" if state.get("config_folder") is not None else None}
+    may_be_none = {"batch_size": 1, "config_folder": ""}
+    own: dict[str, Any] = {key: value for key, value in may_be_none.items() if state.get(key) is not None}
     own["progress"] = {key: 0 for key in COUNTS if key in state.get("progress", {})}
     own["parts"] = dict.fromkeys(state.get("parts", {}), ROWS)
     try:

@@ -23,9 +23,9 @@ def install_command(module: str) -> str:
 def not_installed(where: str, *modules: str) -> str:
     """Return the message that something needs modules which are not all there."""
     names = " and ".join(DISTRIBUTIONS.get(module, module) for module in modules)
-    packages = f"the package {names}, which is" if len(modules) == 1 else f"the packages {names}, which are"
+    needs = f"needs the package {names}, which is" if len(modules) == 1 else f"needs the packages {names}, which are"
     commands = dict.fromkeys(map(install_command, modules))
-    return f"{where} needs {packages} not installed; {' and '.join(f'`{each}`' for each in commands)}"
+    return f"{where} {needs} not installed; {' and '.join(f'`{each}`' for each in commands)}"
 
 
 def _extras() -> list[tuple[str, set[str]]]:
