@@ -210,6 +210,7 @@ def build_trainer(
 ) -> Trainer:
     """Build optimizers, schedules and hooks, and introduce everyone to the trainer; hooks may refuse."""
     optimizers, schedules = build_optimizers(config, experiment)
+    meaning = Meaning.of(experiment.task.criterion, experiment.parts["train"].dataset)
     trainer = Trainer(
         experiment.task,
         experiment.model,
@@ -228,7 +229,8 @@ def build_trainer(
             "config": masked(config.as_dict()),
             "config_folder": folder_to_record(),
             "parts": fingerprint(experiment.parts),
-            "num_classes": Meaning.of(experiment.task.criterion, experiment.parts["train"].dataset).num_classes,
+            "num_classes": meaning.num_classes,
+            "class_names": None if meaning.class_names is None else list(map(str, meaning.class_names)),
         },
         freezing=experiment.freezing,
         ranks=ranks,

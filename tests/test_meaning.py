@@ -18,6 +18,7 @@ import predict
 import test as test_command
 import train
 from src.data.facts import count_classes
+from src.saved_run import SavedRun
 from src.trainer.predictions import Meaning
 from src.utils.errors import DataError
 
@@ -148,3 +149,36 @@ def test_a_loss_of_ones_own_gives_names_and_a_report_of_classes(tmp_path: Path, 
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["prediction"] for row in rows] == ["small" if outputs == 3 else "a small one", "large"]
     assert all(0 <= row["probability"] <= 1 for row in rows)
+
+
+NAMED = """
+from pathlib import Path
+
+import torch
+
+
+class Named(torch.utils.data.Dataset):
+    class_names = ("no", "yes")
+
+    def __init__(self, file):
+        self.class_names = Path(file).read_text().split()
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, row):
+        return torch.full((1,), float(row)), row % 2
+"""
+
+
+def test_names_that_a_dataset_gives_itself_count_more_than_those_of_its_class_and_outlive_the_data(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "named.py").write_text(NAMED)
+    (tmp_path / "names.txt").write_text("cat dog")
+    text = OWN.replace("table.Table", "named.Named").replace("FILE, target: size", str(tmp_path / "names.txt"))
+    (tmp_path / "named.yaml").write_text(text.replace("OUT", "2").replace("LOSS", "CrossEntropyLoss"))
+    assert train.main(["-c", str(tmp_path / "named.yaml"), f"trainer.save_dir={tmp_path}/runs"]) == 0
+    (run,) = (tmp_path / "runs" / "sizes").iterdir()
+    (tmp_path / "names.txt").unlink()
+    assert SavedRun(run, trusted=(f"{tmp_path}/",)).class_names == ["cat", "dog"]
