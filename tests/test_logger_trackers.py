@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -64,3 +65,36 @@ def test_mlflow_in_sqlite_goes_on_after_a_resume_without_duplicates(tmp_path: Pa
     found = client.get_run(state["MLflow"]["run_id"])
     assert len(found.data.params) == 120 and "step/loss" not in found.data.metrics
     assert found.info.status == "FINISHED"
+
+
+NOBODY = "http://127.0.0.1:9"  # the port where everything is thrown away; nothing listens there
+
+
+def test_an_mlflow_server_that_is_gone_holds_training_up_for_seconds_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    logger = Logger([MLflow(RunDir.create(tmp_path, "digits").path, NOBODY)])
+    for step in range(3):
+        logger.scalars({"train/loss": 1.0}, step, step)
+    logger.close()
+    assert [record.name for record in caplog.records] == ["src.logger.logger"]
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 3
+
+
+@pytest.mark.full
+def test_a_run_is_kept_offline_when_wandb_cannot_be_reached(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", NOBODY)
+    monkeypatch.setattr("src.logger.wandb.WAIT_S", 3)
+    run = RunDir.create(tmp_path, "digits")
+    logger = Logger([WandB(run.path, mode="online")])
+    logger.scalars({"train/loss": 1.0}, 1, 1)
+    logger.close()
+    assert "kept offline" in caplog.text and "left out" not in caplog.text
+    assert list(run.path.glob("wandb/offline-run-*/run-*.wandb"))

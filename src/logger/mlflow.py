@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,11 @@ class MLflow(Sink):
             from mlflow import MlflowClient, entities
         except ImportError as error:
             raise ConfigError(not_installed("logger.sinks: mlflow", "mlflow")) from error
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with theirs, a server that is gone holds the
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # training up for minutes
+        logging.getLogger("urllib3.connectionpool").setLevel(
+            logging.ERROR
+        )  # each try is told there; the logger says it
         self._metric: Any = entities.Metric
         self._param: Any = entities.Param
         self._client: Any = MlflowClient(tracking_uri or f"sqlite:///{run_path.resolve().parents[1] / 'mlflow.db'}")

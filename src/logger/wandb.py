@@ -5,6 +5,7 @@ Offline unless told otherwise: nothing leaves the machine until you type `wandb 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,10 @@ from src.logger.sink import Sink
 from src.utils.errors import ConfigError
 from src.utils.packages import not_installed
 
+LOG = logging.getLogger(__name__)
+WAIT_S = 60
+"""For the service, when a run begins and when it ends: what it did not take then stays in the run's folder."""
+
 
 class WandB(Sink):
     """Sends numbers, settings, images and histograms; a call costs about 0.2 milliseconds.
@@ -26,7 +31,8 @@ class WandB(Sink):
     Args:
         run_path: The run's folder, filled in by the run.
         project: Name of the project.
-        mode: `offline` keeps everything in the run's folder, `online` sends it at once.
+        mode: `offline` keeps everything in the run's folder, `online` sends it at once; a run that begins while the
+            service cannot be reached is kept offline.
 
     Raises:
         ConfigError: wandb isn't installed.
@@ -38,16 +44,23 @@ class WandB(Sink):
         except ImportError as error:
             raise ConfigError(not_installed("logger.sinks: wandb", "wandb")) from error
         self._wandb: Any = wandb
-        self._run: Any = wandb.init(
-            project=project,
-            name=run_path.name,
-            group=run_path.parent.name,
-            id=f"{run_path.parent.name}-{run_path.name}",
-            dir=str(run_path),
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        about = {
+            "project": project,
+            "name": run_path.name,
+            "group": run_path.parent.name,
+            "id": f"{run_path.parent.name}-{run_path.name}",
+            "dir": str(run_path),
+        }
+        waits = {"init_timeout": WAIT_S, "finish_timeout": WAIT_S, "finish_timeout_raises": True}
+        settings = wandb.Settings(console="off", silent=True, **waits)
+        try:
+            self._run: Any = wandb.init(
+                **about, mode=mode, resume="allow" if mode == "online" else None, settings=settings
+            )
+        except wandb.errors.CommError as error:
+            LOG.warning("wandb: the service cannot be reached, so this run is kept offline (%s)", error)
+            wandb.teardown()  # it still holds the run's name
+            self._run = wandb.init(**about, mode="offline", settings=settings)
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         """Send numbers under their full names."""
