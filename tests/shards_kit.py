@@ -5,7 +5,9 @@ In one process the same scenarios train a whole model.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -20,7 +22,7 @@ from src.trainer.groups import parameter_groups
 from src.trainer.parallel_settings import ParallelSettings
 from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings
 from src.trainer.task import StepOutput, Task
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, ResourceError
 from src.utils.ranks import Ranks
 from tests.ranks_kit import Parts, Result, by_one, by_ranks, main, train
 from tests.trainer_kit import NoisyRows
@@ -154,6 +156,37 @@ def halfway_in_shards(ranks: Ranks, folder: Path) -> Result:
     return going_on(ranks, parallel, epochs=2, checkpoints=own, save_every_steps=3)
 
 
+def in_background(ranks: Ranks, folder: Path) -> Result:
+    """The run of `halfway_in_shards`, written by threads."""
+    own = folder / f"background-{ranks.world_size}"
+    own.mkdir(exist_ok=True)
+    parallel = ParallelSettings("fsdp", save_shards=True)
+    return going_on(ranks, parallel, epochs=2, checkpoints=own, save_every_steps=3, save_in_background=True)
+
+
+def full_in_background(ranks: Ranks, folder: Path) -> Result:
+    """What each rank is told, where the threads of rank 1 find the disk full; the second failure ends the run."""
+    own = folder / f"full-{ranks.world_size}"
+    own.mkdir(exist_ok=True)
+    parallel = ParallelSettings("fsdp", save_shards=True)
+    settings = {"save_every_steps": 3, "save_in_background": True, "max_failed_saves": 2}
+    sync, told = os.fsync, ""
+
+    def fail_in_background(descriptor: int) -> None:
+        if ranks.rank == 1 and threading.current_thread().name.startswith("save"):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    os.fsync = fail_in_background
+    try:
+        going_on(ranks, parallel, epochs=2, checkpoints=own, **settings)
+    except ResourceError as error:
+        told = str(error)
+    finally:
+        os.fsync = sync
+    return {"told": ranks.gather(told)}
+
+
 def resumed_in_shards(ranks: Ranks, folder: Path) -> Result:
     """Goes on from the parts that two processes have saved; whoever does."""
     return going_on(ranks, ParallelSettings("fsdp", save_shards=True), resume=folder / "shards-2")
@@ -192,6 +225,8 @@ SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
         hidden,
         halfway,
         halfway_in_shards,
+        in_background,
+        full_in_background,
         whole_way,
         resumed,
         resumed_in_shards,

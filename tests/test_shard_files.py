@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,10 +16,11 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from src.saved_run import load_model
 from src.trainer.checkpoint import CheckpointStore, file_checksum, load_checkpoint
+from src.trainer.nonfinite import tensors_in
 from src.trainer.prune import delete, spare_files
-from src.trainer.saving import Saver
-from src.utils.errors import CheckpointError, ResourceError
+from src.utils.errors import CheckpointError
 from tests.conftest import ROOT
+from tests.ranks_kit import Result
 from tests.shards_kit import outcomes
 
 
@@ -27,6 +28,11 @@ from tests.shards_kit import outcomes
 def made() -> Path:
     """Folder of the same run saved whole by one process, and in parts by two."""
     return outcomes()[0]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[int, dict[str, Result]]:
+    return outcomes()[1]
 
 
 @pytest.fixture
@@ -153,15 +159,30 @@ def test_pruning_deletes_the_parts_of_what_it_deletes(saved: Path) -> None:
     load_checkpoint(saved / "best.pt"), load_checkpoint(saved / "last.pt")
 
 
-def test_parts_that_cannot_be_written_are_forgiven_twice(tmp_path: Path) -> None:
-    def bring(state: Any, folder: Any, step: int) -> Any:
-        raise ResourceError("disk full")
+def test_parts_written_in_the_background_hold_what_is_saved_at_once(made: Path) -> None:
+    own, other = made / "background-2", made / "shards-2"
+    assert sorted(path.name for path in own.glob("*.json")) == sorted(path.name for path in other.glob("*.json"))
+    for path in other.glob("*.pt"):
+        saved, expected = load_checkpoint(own / path.name), load_checkpoint(path)
+        assert saved.keys() == expected.keys() and saved["progress"] == expected["progress"]
+        for one, two in zip(tensors_in(saved), tensors_in(expected), strict=True):
+            assert torch.equal(one, two), path
+    assert shards(own) == shards(other)
+    for one, two in zip(sorted(own.glob("*.shards")), sorted(other.glob("*.shards")), strict=True):
+        for path in one.glob("*.distcp"):
+            assert path.read_bytes() == (two / path.name).read_bytes()
 
-    saver = Saver(tmp_path, 2, bring=bring)
-    for step in (1, 2):
-        saver.save(dict, step, False, False)
-    with pytest.raises(ResourceError, match="disk full"):
-        saver.save(dict, 3, False, False)
+
+def test_what_fails_in_the_thread_of_one_rank_is_told_on_all_and_forgiven_as_often_as_the_settings_say(
+    made: Path, found: dict[int, dict[str, Result]]
+) -> None:
+    told = found[2]["full_in_background"]["told"]
+    assert len(told) == 2
+    for each in told:
+        assert re.search(r"step-00000007-\w+\.shards: cannot be saved: .*No space left on device", each)
+    path, state = CheckpointStore(made / "full-2").newest()
+    assert path.name == "step-00000003.pt" and state["progress"]["step"] == 3
+    assert shards(path.parent) == ["00000003"], "and nothing is left of what failed"
 
 
 @pytest.mark.full

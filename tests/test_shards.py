@@ -32,7 +32,8 @@ from tests.ranks_kit import Result, Scaled, TwoPlayers, by_one, by_ranks, loader
 from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, outcomes
 from tests.trainer_kit import NoisyRows
 
-EXACT = [name for name in SCENARIOS if name not in ("mixed", "hidden", "halfway", "halfway_in_shards")]
+SPECIAL = ("mixed", "hidden", "halfway", "halfway_in_shards", "in_background", "full_in_background")
+EXACT = [name for name in SCENARIOS if name not in SPECIAL]
 
 
 @pytest.fixture(scope="module")

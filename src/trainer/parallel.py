@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +23,8 @@ from src.trainer.task import StepOutput
 from src.utils.ranks import Ranks
 
 if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
     from src.trainer.together import SharedStep
     from src.trainer.trainer import Trainer
 
@@ -81,18 +82,13 @@ class OneProcess:
         )  # fmt: skip
         return CompiledStep(trainer.train_loader.has_one_size, *args) if self.settings.compile else Step(*args)
 
-    def bring(self, state: Callable[[], Mapping[str, Any]], folder: Path | None, step: int) -> Mapping[str, Any]:
-        """Return what rank 0 saves of the state of a run.
+    def bring(self, state: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, DTensor]]:
+        """Return what rank 0 saves of the state of a run, and by name what every process saves a shard of.
 
         Args:
             state: Makes it; all processes must call this.
-            folder: Where other processes put what they save themselves; None: nothing is saved now.
-            step: Of the state.
-
-        Raises:
-            ResourceError: Another process could not write its part.
         """
-        return state()
+        return state(), {}
 
     def own(self, batches: Sequence[Any]) -> Sequence[Any]:
         """Return what this process has read of `batches`."""

@@ -6,10 +6,11 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext, suppress
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.host_copy import HostCopy
@@ -21,8 +22,12 @@ from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
 from src.utils.ranks import ALONE, Ranks
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
 State = Callable[[], Mapping[str, Any]]
-Bring = Callable[[State, Path | None, int], Mapping[str, Any]]
+Shards = Mapping[str, "DTensor"]
+Bring = Callable[[State], tuple[Mapping[str, Any], Shards]]
 SPARE_BYTES = 1 << 20
 """For logs and manifests."""
 log = logging.getLogger(__name__)
@@ -37,7 +42,7 @@ class Saver:
         in_background: Copy the state and let a thread write it. The first save of a process is waited for all the
             same, so that `max_time` knows how long one takes, and so is the last one.
         ranks: All of them bring their part of the state; rank 0 writes.
-        bring: Returns what rank 0 is to write; what others write by themselves goes beside it, if a folder is given.
+        bring: Returns what rank 0 is to write, and by name what every rank writes a shard of.
         max_failed: Saves in a row that fail before one raises.
     """
 
@@ -47,7 +52,7 @@ class Saver:
         keep: int,
         in_background: bool = False,
         ranks: Ranks = ALONE,
-        bring: Bring = lambda state, folder, step: state(),
+        bring: Bring = lambda state: (state(), {}),
         max_failed: int = 3,
     ) -> None:
         self.store = CheckpointStore(folder, keep) if folder else None
@@ -75,7 +80,7 @@ class Saver:
             CheckpointError: It holds what no checkpoint can.
             ResourceError: They do not fit.
         """
-        content = self._bring(state, None, 0)
+        content, _ = self._bring(state)
         if self.store is not None:
             self.ranks.by_main(partial(self._prepare, self.store, content))
 
@@ -103,19 +108,12 @@ class Saver:
             return
         self._finish()
         is_best = is_best or step == self._lost_best_step  # the same weights once more
-        try:
-            content = self._bring(state, store.folder, step)
-        except ResourceError as error:  # on all ranks
-            if self.ranks.is_main:
-                store.drop_shards()
-            self._writing = partial(_fail, error), step, is_best
-            self._finish(is_last_chance)
-            return
+        content, shards = self._bring(state)
         self.ranks.by_main(partial(check_plain, content))
         if self._in_background and self._num_saved and not is_last_chance:
-            self._writing = self._begin_copy(content, step, is_best), step, is_best
+            self._writing = self._begin_copy(store, content, shards, step, is_best), step, is_best
         else:
-            self._writing = partial(store.save, content, step, is_best), step, is_best
+            self._writing = partial(self._write, store, content, shards, step, is_best, self.ranks), step, is_best
             self._finish(is_last_chance)
 
     def has_saved(self, step: int) -> bool:
@@ -168,26 +166,63 @@ class Saver:
                 self._thread.shutdown()
                 self._thread = None
 
-    def _begin_copy(self, content: Mapping[str, Any], step: int, is_best: bool) -> Callable[[], object]:
-        """Let rank 0 write in the background; return what waits for it."""
-        if not self.ranks.is_main:
-            return _wait_for_nothing
-        copied = self._copy.take(content)
-        self._thread = self._thread or ThreadPoolExecutor(1, "save")
-        return self._thread.submit(self._write_copy, copied, step, is_best).result
+    @cached_property
+    def _aside(self) -> Ranks:
+        """The ranks as the threads of `_begin_copy` meet them, while the main threads meet each other."""
+        return self.ranks.aside()
 
-    def _write_copy(self, copied: Mapping[str, Any], step: int, is_best: bool) -> None:
-        assert self.store is not None
+    def _begin_copy(
+        self, store: CheckpointStore, content: Mapping[str, Any], shards: Shards, step: int, is_best: bool
+    ) -> Callable[[], object]:
+        """Let a thread of each rank that has something to write do so; return what waits for it."""
+        if shards:
+            from src.trainer.shard_saving import copy_shards
+
+            content, shards = copy_shards(content if self.ranks.is_main else {}, shards, self._copy)
+        elif self.ranks.is_main:
+            content = self._copy.take(content)
+        else:
+            return _wait_for_nothing
+        self._thread = self._thread or ThreadPoolExecutor(1, "save")
+        ranks = self._aside if shards else self.ranks
+        writing = self._thread.submit(self._write, store, content, shards, step, is_best, ranks)
+
+        def wait() -> None:
+            with self.ranks.waiting() if shards else nullcontext():  # for all the threads, which meet
+                writing.result()
+
+        return wait
+
+    def _write(
+        self, store: CheckpointStore, content: Mapping[str, Any], shards: Shards, step: int, is_best: bool, ranks: Ranks
+    ) -> None:
+        """Write this rank's shards, if there are any; then rank 0 writes what makes them count."""
         self._copy.wait()
-        self.store.save(copied, step, is_best)
+        if shards:
+            from src.trainer.shard_saving import save_shards
+
+            try:
+                record = save_shards(shards, store.folder, step, ranks)
+            except ResourceError:
+                if ranks.is_main:
+                    store.drop_shards()
+                raise
+            if ranks.is_main:
+                content = {**content, RECORD: content[RECORD] | record}
+        if ranks.is_main:
+            store.save(content, step, is_best)
 
     def _finish(self, is_last_chance: bool = False, ranks: Ranks | None = None) -> None:
         """Wait for what is being written, and count whether that went well: alike on all `ranks`."""
         if self._writing is None:
             return
         (result, step, is_best), self._writing = self._writing, None
+        ranks = ranks or self.ranks
         try:
-            (ranks or self.ranks).by_main(lambda: bool(result()))  # a path does not travel
+            if not ranks.is_main:
+                with suppress(ResourceError):  # rank 0 has met it too, and tells
+                    result()
+            ranks.by_main(result)
         except ResourceError as error:
             self._num_failed += 1
             self._lost_best_step = step if is_best else self._lost_best_step
@@ -197,10 +232,6 @@ class Saver:
             log.warning("%s;%s training goes on and saves again later", error, also)
         else:
             self.saved_step, self._num_failed, self._num_saved = step, 0, self._num_saved + 1
-
-
-def _fail(error: Exception) -> None:
-    raise error
 
 
 def _wait_for_nothing() -> None:

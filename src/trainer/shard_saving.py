@@ -13,45 +13,56 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from src.trainer.host_copy import HostCopy
 from src.trainer.shard_files import PLACE, RECORD
 from src.utils.direct_file import file_checksum, sync_folder
 from src.utils.errors import ResourceError
 from src.utils.paths import shown_path
 from src.utils.ranks import Ranks
 
+COPY_AHEAD_BYTES = 10_000_000
+"""From a GPU, while what came before is written."""
 
-def save_shards(state: Mapping[str, Any], beside: Path, step: int, ranks: Ranks) -> dict[str, Any]:
-    """Put the shards in `state` on the disk; return the rest, which tells where they are, for rank 0 to commit.
+
+def save_shards(shards: Mapping[str, DTensor], beside: Path, step: int, ranks: Ranks) -> dict[str, Any]:
+    """Put shards on the disk; return to rank 0, for it to commit, the record of where they are.
 
     Until that is committed the folder is litter. All processes must call this.
 
     Raises:
-        ResourceError: A process cannot write, on all of them alike.
+        ResourceError: A process cannot write, on all of them alike; or rank 0 does not see what another has written.
     """
-    rest, shards = take_apart(state)
     folder = beside / str(ranks.broadcast(f"step-{step:08d}-{uuid.uuid4().hex[:8]}.shards"))
     try:
-        index = save(shards, storage_writer=FileSystemWriter(folder, sync_files=True))
+        is_on_host = all(each.device.type == "cpu" for each in shards.values())  # then copying ahead would be in vain
+        writer = FileSystemWriter(folder, per_thread_copy_ahead=0 if is_on_host else COPY_AHEAD_BYTES)
+        index = save(dict(shards), storage_writer=writer, process_group=ranks.process_group)
     except CheckpointException as error:
         reason = next(iter(error.failures.values()), (error,))[0]
         raise ResourceError(f"{shown_path(folder)}: cannot be saved: {reason}. Older checkpoints are intact") from error
     own = [folder / ".metadata"] if ranks.is_main else []
     own += folder.glob(f"__{ranks.rank}_*.distcp")
     sums = ranks.gather({path.name: [path.stat().st_size, file_checksum(path)] for path in own})
+    if not ranks.is_main:
+        return {}
+    sync_folder(folder)
+    sync_folder(beside)
+    files = {name: each for found in sums for name, each in found.items()}
+    if unseen := [name for name in files if not (folder / name).is_file()]:
+        raise ResourceError(
+            f"{shown_path(folder / unseen[0])}: rank 0 does not see what another has written; all machines must "
+            "share the folder of runs, or leave out trainer.parallel.save_shards"
+        )
+    return {"folder": folder.name, "files": files, "tensors": _facts(index)}
 
-    def complete() -> None:
-        sync_folder(folder)
-        sync_folder(beside)
-        files = {name: each for found in sums for name, each in found.items()}
-        if unseen := [name for name in files if not (folder / name).is_file()]:
-            raise ResourceError(
-                f"{shown_path(folder / unseen[0])}: rank 0 does not see what another has written; all machines must "
-                "share the folder of runs, or leave out trainer.parallel.save_shards"
-            )
-        rest[RECORD] |= {"folder": folder.name, "files": files, "tensors": _facts(index)}
 
-    ranks.by_main(complete)
-    return rest
+def copy_shards(
+    rest: Mapping[str, Any], shards: Mapping[str, DTensor], copies: HostCopy
+) -> tuple[dict[str, Any], dict[str, DTensor]]:
+    """Return both as they are now, in memory of the CPU; the copy that `copies` took before is void."""
+    taken = copies.take({"rest": rest, "own": {name: each.to_local() for name, each in shards.items()}})
+    own = {name: DTensor(taken["own"][name], each._spec, requires_grad=False) for name, each in shards.items()}  # type: ignore[no-untyped-call]
+    return taken["rest"], own
 
 
 def take_apart(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, DTensor]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
@@ -22,7 +22,7 @@ from src.trainer.optimizers import has_gradients
 from src.trainer.parallel import OneProcess, Replicas
 from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
-from src.trainer.shard_saving import save_shards, take_apart
+from src.trainer.shard_saving import take_apart
 from src.trainer.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task
@@ -91,15 +91,14 @@ class Sharded(Replicas):
         gathered: dict[str, Any] = state if self._leaves_shards else whole(state, self.ranks.is_main)
         return gathered
 
-    def bring(self, state: Callable[[], Mapping[str, Any]], folder: Path | None, step: int) -> Mapping[str, Any]:
+    def bring(self, state: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, DTensor]]:
         if not self.settings.parallel_settings.save_shards:
-            return state()
+            return super().bring(state)
         self._leaves_shards = True
         try:
-            content = state()
+            return take_apart(state())
         finally:
             self._leaves_shards = False
-        return take_apart(content)[0] if folder is None else save_shards(content, folder, step, self.ranks)
 
     def alone(self, model: nn.Module) -> nn.Module | None:
         return None  # a shard of it makes no step

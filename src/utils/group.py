@@ -7,6 +7,7 @@ through gloo on the host; gradients travel through NCCL where the device is a GP
 from __future__ import annotations
 
 import atexit
+import copy
 import io
 import json
 import os
@@ -98,6 +99,13 @@ class Group(Ranks):
         self._watch = Watch(watched, self.rank, self.world_size, timeout_s)
         self._is_started = True
 
+    def aside(self) -> Group:
+        other = copy.copy(self)
+        with self.waiting():
+            other.process_group = dist.new_group(backend="gloo")
+        other._watch = None  # it looks after the main thread
+        return other
+
     def waiting(self) -> AbstractContextManager[None]:
         return self._watch or nullcontext()
 
@@ -126,9 +134,9 @@ class Group(Ranks):
             return _decoded(self._store.get(f"told/{self._num_told}"))
         size = torch.tensor(len(data))
         with self.waiting():
-            dist.broadcast(size, 0)
+            dist.broadcast(size, 0, self.process_group)
             bytes_ = _as_tensor(data) if self.is_main else torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(bytes_, 0)
+            dist.broadcast(bytes_, 0, self.process_group)
         return value if self.is_main else _decoded(bytes_.numpy().tobytes())
 
     def by_main(self, answer: Callable[[], Any]) -> Any:
@@ -151,22 +159,22 @@ class Group(Ranks):
         sizes = torch.zeros(self.world_size, dtype=torch.int64)
         sizes[self.rank] = len(data)
         with self.waiting():
-            dist.all_reduce(sizes)
+            dist.all_reduce(sizes, group=self.process_group)
             padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
             padded[: len(data)] = _as_tensor(data)
             received = [torch.empty_like(padded) for _ in range(self.world_size)] if self.is_main else None
-            dist.gather(padded, received, dst=0)
+            dist.gather(padded, received, 0, self.process_group)
         return [_decoded(each[:size].numpy().tobytes()) for each, size in zip(received or [], sizes, strict=False)]
 
     def largest(self, value: int) -> int:
         found = torch.tensor(value)
         with self.waiting():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
+            dist.all_reduce(found, dist.ReduceOp.MAX, self.process_group)
         return int(found)
 
     def sum(self, tensor: Tensor) -> Tensor:
         with self.waiting():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.process_group)
         return tensor
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
@@ -174,7 +182,7 @@ class Group(Ranks):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])  # one message for all
             with self.waiting():
-                dist.broadcast(flat, 0)
+                dist.broadcast(flat, 0, self.process_group)
             if not self.is_main:
                 for tensor, part in zip(alike, torch.split(flat, [tensor.numel() for tensor in alike]), strict=True):
                     tensor.copy_(part.view_as(tensor))

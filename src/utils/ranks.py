@@ -22,6 +22,8 @@ class Ranks:
     world_size = 1
     is_alone = True
     """Whether there is nobody to meet."""
+    process_group: Any = None
+    """What torch sends their messages through; None is its own choice."""
     gradient_hook: Any = None
     """Takes a bucket of DDP's gradients and returns its mean to come, where they are not sent as usual."""
 
@@ -32,6 +34,10 @@ class Ranks:
 
     def start(self, device: Any, timeout_s: float) -> None:
         """Begin to exchange tensors of `device`; a rank that waits longer than `timeout_s` for another gives up."""
+
+    def aside(self) -> Ranks:
+        """Return the same ranks with a line of their own, for one other thread that meets those of the other ranks."""
+        return self
 
     def remember(self, name: str, text: str) -> None:
         """Keep a text for the ranks of a later attempt, after some of these have died. No meeting."""
