@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -157,11 +158,22 @@ def halfway_in_shards(ranks: Ranks, folder: Path) -> Result:
 
 
 def in_background(ranks: Ranks, folder: Path) -> Result:
-    """The run of `halfway_in_shards`, written by threads."""
+    """The run of `halfway_in_shards`, written by threads that begin when training has gone on."""
     own = folder / f"background-{ranks.world_size}"
     own.mkdir(exist_ok=True)
     parallel = ParallelSettings("fsdp", save_shards=True)
-    return going_on(ranks, parallel, epochs=2, checkpoints=own, save_every_steps=3, save_in_background=True)
+    make_folder = Path.mkdir
+
+    def make_late(path: Path, *args: Any, **options: Any) -> None:
+        if threading.current_thread().name.startswith("save"):
+            time.sleep(0.1)
+        make_folder(path, *args, **options)
+
+    Path.mkdir = make_late  # type: ignore[method-assign]
+    try:
+        return going_on(ranks, parallel, epochs=2, checkpoints=own, save_every_steps=3, save_in_background=True)
+    finally:
+        Path.mkdir = make_folder  # type: ignore[method-assign]
 
 
 def full_in_background(ranks: Ranks, folder: Path) -> Result:
