@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from src.config.command_line import parse_training
 from src.trainer.checkpoint import load_checkpoint
 from src.trainer.nonfinite import tensors_in
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, WorkerError
+from src.utils.launch import _exit_code
 from src.utils.launched import check_environment
+from src.utils.notes import ERROR_FILE, HEARD, note, note_error
 from tests.chaos import COMPONENTS, CONFIG, differences
 from tests.conftest import ROOT
 
@@ -383,3 +386,20 @@ def test_a_pretended_group_needs_a_size(options: list[str], says: str) -> None:
 def test_half_an_environment_is_refused(environment: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_environment(environment)
+
+
+def test_a_rank_that_leaves_the_telling_to_another_is_not_said_to_have_told_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = {}
+    for rank, (leave, code) in enumerate([(lambda: note(HEARD, "lost"), 7), (lambda: note_error("only here"), 1)]):
+        place = tmp_path / "attempt_0" / str(rank) / "error.json"
+        place.parent.mkdir(parents=True)
+        monkeypatch.setenv(ERROR_FILE, str(place))
+        leave()
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=code, error_file=str(place))
+    failures[1].timestamp += 5  # rank 0 was seen to end first
+    assert _exit_code(ChildFailedError("train.py", failures), tmp_path) == 1
+    with pytest.raises(WorkerError, match="rank 0 ended with exit code 7 and told no reason"):
+        (tmp_path / "attempt_0" / "0" / HEARD).unlink()
+        _exit_code(ChildFailedError("train.py", failures), tmp_path)

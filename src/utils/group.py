@@ -28,7 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from src.utils.errors import KeelError, WorkerError
-from src.utils.notes import note, note_error
+from src.utils.notes import HEARD, note, note_error
 from src.utils.ranks import Ranks
 from src.utils.watch import Watch
 
@@ -191,6 +191,8 @@ class Group(Ranks):
         is_first = self._fails_first(error)
         if is_first:
             note_error(str(error) if isinstance(error, KeelError) else f"{type(error).__name__}: {error}")
+        else:
+            note(HEARD, str(error))
         return is_first
 
     def _fails_first(self, error: BaseException) -> bool:

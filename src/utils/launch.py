@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from src.utils.errors import WorkerError
+from src.utils.notes import HEARD
 from src.utils.paths import shown_path
 
 STOPPED = (128 + int(signal.SIGINT), 128 + int(signal.SIGTERM))
@@ -74,6 +75,9 @@ def _exit_code(error: ChildFailedError, folder: Path) -> int:
             count.
     """
     failures = sorted(error.failures.items(), key=lambda failure: failure[1].timestamp)
+    attempts = sorted(folder.rglob("attempt_*"), key=lambda each: int(each.name.removeprefix("attempt_")))
+    silent = {each.parent.name for last in attempts[-1:] for each in last.rglob(HEARD)}
+    failures = [each for each in failures if str(each[1].local_rank) not in silent] or failures
     codes = [failure.exitcode for _, failure in failures if failure.exitcode > 0]
     for rank, failure in failures:
         if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:

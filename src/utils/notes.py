@@ -10,6 +10,8 @@ from pathlib import Path
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torch's launcher looks for what a rank has to say about its end."""
+HEARD = "heard"
+"""Note of a rank that ends in silence because another tells the reason."""
 
 
 def note(name: str, text: str) -> None:
