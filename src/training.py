@@ -213,7 +213,7 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
             trainer.fit()
             code = 128 + trainer.signal if trainer.signal else 0
         except BaseException as error:
-            code = exit_code(error)
+            code = ranks.code_of_end(error, exit_code(error))
             never_began = isinstance(error, ConfigError) and trainer.progress.step == 0 and trainer.saver.saved_step < 0
             if ranks.explain(error) is error and not never_began:
                 tell_end(trainer, run)

@@ -204,7 +204,7 @@ def test_the_rank_that_fails_is_the_one_that_speaks(make: Callable[..., Path]) -
     assert ended.stderr.rstrip().endswith("ValueError: only here")
     run = only_run(config)
     assert "ValueError: only here" in (run / "rank1.log").read_text(), "each rank has a log of its errors"
-    assert status(run)["state"] == "failed"
+    assert (status(run)["state"], status(run)["code"]) == ("failed", 1), "rank 0 notes the code of rank 1"
 
 
 NAN_ON_ONE_RANK = """

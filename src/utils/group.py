@@ -217,6 +217,14 @@ class Group(Ranks):
         lost.__cause__ = error
         return lost
 
+    def code_of_end(self, error: BaseException, code: int) -> int:
+        with suppress(Exception):  # the store may be gone with the launcher
+            if not isinstance(self.explain(error), LostRank):
+                return int(self._store.compare_set("code", "", str(code)))
+            if self._store.check(["code"]):  # set before the other went
+                return int(self._store.get("code"))
+        return code
+
     def leave(self, code: int) -> None:
         if self._watch:
             self._watch.end()

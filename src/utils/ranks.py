@@ -84,6 +84,15 @@ class Ranks:
         """Return what a user is told in place of `error`, where it only says that another rank has gone."""
         return error
 
+    def code_of_end(self, error: BaseException, code: int) -> int:
+        """Return the exit code of a run that ends: of the first rank that failed by itself, else the given. No meeting.
+
+        Args:
+            error: With which this rank ends.
+            code: Its exit code.
+        """
+        return code
+
     def leave(self, code: int) -> None:
         """End this process, if there are others; in good order if `code` is 0."""
 
