@@ -1,8 +1,9 @@
-"""Laws of the trackers, on their offline forms; skipped where they aren't installed."""
+"""Laws of the trackers, on their offline forms, skipped where they aren't installed; and a sink of one's own."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train
 from src.logger.logger import Logger
 from src.logger.mlflow import MLflow
 from src.logger.run_dir import RunDir
 from src.logger.wandb import WandB
 from src.utils.errors import ConfigError
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(("sink", "package"), [(WandB, "wandb"), (MLflow, "mlflow")])
@@ -98,3 +101,14 @@ def test_a_run_is_kept_offline_when_wandb_cannot_be_reached(
     logger.close()
     assert "kept offline" in caplog.text and "left out" not in caplog.text
     assert list(run.path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_the_sink_that_the_page_shows_takes_numbers_of_a_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (settings,) = re.findall(r"^logger: .*my_sink.*$", page, re.M)
+    (tmp_path / "my_sink.py").write_text(code)
+    (tmp_path / "own.yaml").write_text(f"base: {ROOT}/configs/line.yaml\n{settings}\n")
+    assert train.main(["-c", str(tmp_path / "own.yaml"), "trainer.epochs=1", f"trainer.save_dir={tmp_path}/runs"]) == 0
+    (written,) = (tmp_path / "runs").glob("*/*/last_loss.txt")
+    assert float(written.read_text()) > 0
