@@ -154,7 +154,9 @@ def _describe_schedules(config: Config, experiment: Experiment, mistrusted: list
     if not math.isfinite(total):
         yield "length     unknown: the data have no length, and there is no trainer.max_steps"
         return
-    yield f"length     {int(total):,} steps, {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps"
+    has_length = math.isfinite(steps_per_epoch)
+    epochs = f", {total / steps_per_epoch:.4g} epochs of {steps_per_epoch:,} steps" if has_length else ""
+    yield f"length     {int(total):,} steps{epochs}"
     optimizers, schedules = build_optimizers(config, experiment)
     for name, values in rates_over(optimizers, schedules, int(total), steps_per_epoch).items():
         if values and len(set(values)) == 1:
@@ -179,7 +181,7 @@ def _plot(values: list[float]) -> str:
 def _describe_log(trainer: Trainer, config: Config) -> Iterator[str]:
     """Says which numbers there would be, how often, and where."""
     settings = config.trainer
-    names, rates = ["loss", *trainer.meters.scalars, *config.metrics], [*learning_rates(trainer.optimizers)]
+    names, rates = _measured(trainer, config), [*learning_rates(trainer.optimizers)]
     every = settings.eval_every_steps
     when = f"every {every:,} steps" if every else f"after every {settings.eval_every_epochs} epochs"
     evaluated = [f"{part}/{name}" for part in ("train", *trainer.val_loaders) for name in names]
@@ -191,6 +193,15 @@ def _describe_log(trainer: Trainer, config: Config) -> Iterator[str]:
     ours = {"metrics.csv": config.logger.csv, "TensorBoard": config.logger.tensorboard}
     places = ["the console", "log.txt", *(name for name, is_on in ours.items() if is_on), *own]
     yield f"           into {', '.join(places)}"
+
+
+def _measured(trainer: Trainer, config: Config) -> list[str]:
+    """Returns the names of what was measured in the steps that were tried; a metric may have several values."""
+    try:
+        values = [*trainer.meters.compute()]
+    except Exception:  # any metric of the user's, of so few rows
+        values = []
+    return values or ["loss", *trainer.meters.scalars, *config.metrics]
 
 
 def _try_checkpoint(trainer: Trainer, config: Config, folder: Path, mistrusted: list[str]) -> Iterator[str]:

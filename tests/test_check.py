@@ -22,6 +22,30 @@ DIGITS = ROOT / "configs" / "digits.yaml"
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
+STREAM = """
+import torch
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            row = torch.randn(4)
+            yield row, row.sum().reshape(1)
+
+def two(outputs, targets):
+    return {"mae": (outputs - targets).abs().mean(), "bias": (outputs - targets).mean()}
+"""
+STREAM_CONFIG = """
+name: stream
+data: {train: {type: stream.Stream}}
+loader: {batch_size: 7}
+model: {type: torch.nn.Linear, args: {in_features: 4, out_features: 1}}
+loss: mse
+metrics: [r2, stream.two]
+optimizer: {type: SGD, args: {lr: 0.05}}
+trainer: {max_steps: 20, eval_every_steps: 5, device: cpu}
+"""
+
+
 def report(*overrides: str, path: Path = DIGITS) -> str:
     return "\n".join(check(load_config(path, overrides)))
 
@@ -338,3 +362,19 @@ def test_a_constant_rate_is_called_so_and_memory_has_a_unit_of_its_size() -> Non
     text = report("lr_scheduler=null", "optimizer.args.lr=0.1")
     assert "lr         constant: 0.1\n" in text and "█" not in text
     assert re.search(r"memory     weights [\d.]+ KiB, gradients", text), text
+
+
+def test_of_data_without_length_no_length_is_told_and_every_value_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "stream.py").write_text(STREAM)
+    (tmp_path / "x.yaml").write_text(STREAM_CONFIG)
+    use_folder(tmp_path)
+    try:
+        for override in ("seed=1", "lr_scheduler={type: StepLR, every: epoch, args: {step_size: 3}}"):
+            text = report(override, path=tmp_path / "x.yaml")
+            assert "length     20 steps\n" in text and "warning" not in text, text
+        assert "train/two/mae, train/two/bias" in text
+        assert "train/two," not in text
+        text = report("lr_scheduler={type: StepLR, every: step, args: {step_size: 30}}", path=tmp_path / "x.yaml")
+        assert "step_size: the rate first changes after 30 moves, and this run makes 20" in text
+    finally:
+        use_folder(None)

@@ -155,6 +155,10 @@ VALUES = {
     "B43 scheduler": ("lr_scheduler: {type: X, monitor: val/acuracy}", "lr_scheduler.monitor: this run logs no metric"),
     "B45": (with_line(7, "trainer: {monitor: mim val/loss}"), "min or max is needed, found 'mim'; did you mean `min`?"),
     "B46": (with_line(7, "trainer: {patience: -1}"), "x.yaml:7:11 trainer.patience: must be >= 0, found -1"),
+    "B67 monitor": (
+        with_line(2, "data: {type: a.B, split: {val: 1.5}}").replace("epochs: 3", "monitor: max vl/loss"),
+        "trainer.monitor: this run evaluates no part `vl`; did you mean `val`?",
+    ),
     "B67 sum": (with_line(2, "data: {type: a.B, split: {val: 0.6, test: 0.6}}"), "split: val and test sum to 1.2"),
     "B67 one": (with_line(2, "data: {type: a.B, split: {val: 1.0}}"), "data.split.val: a share below 1"),
     "part": (
@@ -263,6 +267,20 @@ def test_what_is_found_out_while_building_has_its_place_too(tmp_path: Path, caps
     assert run_command(lambda: train.main(words)) == 2
     told = capsys.readouterr().err.replace(f"{tmp_path}/", "")
     assert told.startswith("error: x.yaml:8:14 parameters.freeze: 'layer.*' matches no parameter of the model; did you")
+
+
+@pytest.mark.usefixtures("no_folder")
+@pytest.mark.parametrize(("key", "value"), [("targets", "z"), ("inputs", "9")])
+def test_what_a_batch_lacks_is_told_with_the_place_that_wants_it(
+    key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(with_line(3, "model: lenet.LeNet"))
+    words = ["-c", str(tmp_path / "x.yaml"), "--check", f"task.{key}={value}"]
+    assert run_command(lambda: train.main(words)) == 3
+    assert (
+        f"error: command line #1 task.{key}: no {value if key == 'inputs' else repr(value)} in a batch"
+        in capsys.readouterr().err
+    )
 
 
 def test_names_that_fit_no_model_or_optimizer_are_told_with_every_other_mistake(tmp_path: Path) -> None:

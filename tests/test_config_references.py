@@ -116,7 +116,9 @@ def test_what_a_class_offers_is_known_as_well_as_what_an_object_does() -> None:
 
 def test_a_cycle_is_shown(tmp_path: Path) -> None:
     found = mistakes_of(tmp_path, GOOD + "seed: ${trainer.keep}\n", ["trainer.keep=${seed}"])
-    assert "x.yaml:8:1 seed: refers to itself: seed -> trainer.keep -> seed" in found
+    assert found == ["command line #1 trainer.keep: refers to itself: trainer.keep -> seed -> trainer.keep"]
+    more = ["trainer.keep=${seed}", "trainer.patience=${trainer.keep + 1}", "model.args.x=${trainer.patience}"]
+    assert len(mistakes_of(tmp_path, GOOD + "seed: ${trainer.keep}\n", more)) == 1
 
 
 def test_late_values_come_from_built_objects() -> None:
@@ -150,6 +152,7 @@ def test_late_values_come_from_built_objects() -> None:
         ("${data.num_classes}", {}, "no `data` is built yet; there is nothing"),
         ("${data.__class__}", {"data": SimpleNamespace(a=1)}, "has no value `__class__`; known: a"),
         ("${data.index}", {"data": (1, 2)}, "tuple has no value `index`"),
+        ("${loader.steps}", {"loader": {"step": 1}}, "loader has no value `steps`; did you mean `step`?"),
         ("${data.x * 2}", {"data": {"x": "a"}}, "arithmetic needs numbers, found 'a'"),
     ],
 )

@@ -13,7 +13,7 @@ from src.config.mistakes import KeyPath, Mistakes, did_you_mean, found, nearest,
 from src.config.references import Reference
 from src.config.settings import Component, Config, ScheduleSettings
 from src.config.tune import check_tune
-from src.data.settings import LoaderSettings
+from src.data.settings import LoaderSettings, SplitSettings
 
 _NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 _DEVICE_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
@@ -29,6 +29,8 @@ def check_sections(config: Config, mistakes: Mistakes) -> None:
     _check_rates(config, mistakes)
     if not mistakes.touch("data", "loss", "metrics"):
         _check_monitors(config, mistakes)
+    if config.data.split is not None:
+        _check_shares(config.data.split, mistakes)
     for path, component in components(config):
         _check_no_code_loading(component.args, (*path, "args"), mistakes)
 
@@ -109,19 +111,10 @@ def _check_parts(config: Config, mistakes: Mistakes) -> None:
     if data.source is not None and has_train:
         mistakes.add(("data", "train"), "training data given twice: by `data.type` and by `data.train.type`")
     if split is not None:
-        shares = {"val": split.val, "test": split.test}
-        for name, share in shares.items():
-            if isinstance(share, float) and share >= 1:
-                what = f"a share below 1, or a whole number of rows, is needed, found {share}"
-                mistakes.add(("data", "split", name), what)
+        for name in ("val", "test"):
             part = data.parts.get(name)
             if name in split.part_names and part is not None and part.type is not None:
                 mistakes.add(("data", name), f"given twice: by `data.split.{name}` and by a dataset of its own")
-        total = sum(share for share in shares.values() if share < 1)
-        if total >= 1:
-            mistakes.add(("data", "split"), f"val and test sum to {total:g}; train would have 0 rows")
-        for key, what in split.contradictions():
-            mistakes.add(("data", "split", key), what)
     names = data.part_names()
     for name in data.parts:
         if name not in names:
@@ -129,6 +122,20 @@ def _check_parts(config: Config, mistakes: Mistakes) -> None:
     for name in config.part_loaders:
         if name not in names:
             mistakes.add(("loader", name), f"there is no such part{did_you_mean(name, names)}")
+
+
+def _check_shares(split: SplitSettings, mistakes: Mistakes) -> None:
+    """Notes wrong shares; which parts there are is known all the same."""
+    shares = {"val": split.val, "test": split.test}
+    for name, share in shares.items():
+        if isinstance(share, float) and share >= 1:
+            what = f"a share below 1, or a whole number of rows, is needed, found {share}"
+            mistakes.add(("data", "split", name), what)
+    total = sum(share for share in shares.values() if share < 1)
+    if total >= 1:
+        mistakes.add(("data", "split"), f"val and test sum to {total:g}; train would have 0 rows")
+    for key, what in split.contradictions():
+        mistakes.add(("data", "split", key), what)
 
 
 def _or_split(name: str) -> str:

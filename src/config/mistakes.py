@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, DataError
 
 KeyPath = tuple[str | int, ...]
 
@@ -65,13 +65,13 @@ class Mistakes:
 
 @contextmanager
 def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
-    """Puts the place where a key was written before the lines of a `ConfigError` that begin with the key alone.
+    """Puts the place where a key was written before the lines of an error that begin with the key alone.
 
     What is found out while objects are built is told by rooms that do not know the config.
     """
     try:
         yield
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         lines = [with_place(line, places) for line in str(error).splitlines()]
         if lines == str(error).splitlines():
             raise

@@ -44,6 +44,10 @@ class _NotYet(Exception):
     """The value is known to a built object only."""
 
 
+class _Told(Exception):
+    """What is wrong with the value is noted already."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A text with `${...}` whose value is known when objects are built."""
@@ -74,6 +78,10 @@ class Reference:
             raise ConfigError(f"{self.where}: {error}") from None
 
 
+class _Broken(Reference):
+    """One of which it is noted already what is wrong with it."""
+
+
 def with_values(value: Any, available: Mapping[str, object]) -> Any:
     """Returns a fresh copy of arguments with every reference replaced by its value."""
     if isinstance(value, Reference):
@@ -98,6 +106,7 @@ class _Resolver:
         self.values = values
         self.mistakes = mistakes
         self.active: list[KeyPath] = []
+        self.broken: set[KeyPath] = set()
 
     def resolved(self, value: Any, path: KeyPath) -> Any:
         if isinstance(value, Mapping):
@@ -106,13 +115,18 @@ class _Resolver:
             return [self.resolved(child, (*path, index)) for index, child in enumerate(value)]
         if not isinstance(value, str) or "${" not in value:
             return value
+        if path in self.broken:
+            return _Broken(value)
         try:
             return self._text(value, path)
         except ConfigError as error:
             self.mistakes.add(path, str(error))
+        except _Told:
+            pass
         except _NotYet:
             self.mistakes.add(path, f"{value} is known to a built object only; such values can stand below `args`")
-        return Reference(value)
+        self.broken.add(path)
+        return _Broken(value)
 
     def _text(self, text: str, path: KeyPath) -> Any:
         if path in self.active:
@@ -131,7 +145,9 @@ class _Resolver:
                     _check_order(name, path)
                 late.append(name)
             wrong.remove(name)
-            if name in known and _holds_reference(known[name]):
+            if name in known and _holds(known[name], _Broken):
+                raise _Told
+            if name in known and _holds(known[name], Reference):
                 late.append(name)
             return 1 if name in late else known[name]  # a number for now, so that the rest can be checked
 
@@ -174,10 +190,10 @@ class _Resolver:
         return self.resolved(section, path)
 
 
-def _holds_reference(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_holds_reference, value.values()))
-    return any(map(_holds_reference, value)) if isinstance(value, list) else isinstance(value, Reference)
+def _holds(value: Any, kind: type[Reference]) -> bool:
+    if isinstance(value, Mapping | list):
+        return any(_holds(child, kind) for child in (value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, kind)
 
 
 def _check_order(name: KeyPath, path: KeyPath) -> None:
@@ -190,11 +206,10 @@ def _check_order(name: KeyPath, path: KeyPath) -> None:
 
 def _attribute(available: Mapping[str, object], path: KeyPath) -> Any:
     if path[0] not in available:
-        raise ConfigError(
-            f"${{{dotted(path)}}}: no `{path[0]}` is built yet; there is {listed(available) or 'nothing'}"
-        )
+        built = listed(available) or "nothing"
+        raise ConfigError(f"${{{dotted(path)}}}: no `{path[0]}` is built yet; there is {built}")
     value: Any = available[str(path[0])]
-    for key in path[1:]:
+    for depth, key in enumerate(path[1:], start=1):
         is_hidden = isinstance(key, str) and key.startswith("_")
         try:
             is_container = isinstance(value, Mapping) or isinstance(key, int)
@@ -204,7 +219,8 @@ def _attribute(available: Mapping[str, object], path: KeyPath) -> Any:
         if is_hidden or callable(inner):
             known = _public(value) + _public(getattr(value, "__wrapped__", None))
             value = getattr(value, "__wrapped__", value)
-            what = f"{type(value).__name__} has no value `{key}`{did_you_mean(str(key), known)}"
+            owner = dotted(path[:depth]) if isinstance(value, Mapping) else type(value).__name__
+            what = f"{owner} has no value `{key}`{did_you_mean(str(key), known)}"
             raise ConfigError(f"${{{dotted(path)}}}: {what}")
         value = inner
     return value
