@@ -253,7 +253,8 @@ def check_watched(config: Config, experiment: Experiment, part: str, output: Ste
     """
     logged = ["loss", *output.scalars, *config.metrics]
     schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
-    watched = {"trainer.monitor": config.trainer.monitor}
+    compared = None if config.tune is None else config.tune.metric
+    watched = {"trainer.monitor": config.trainer.monitor, "tune.metric": compared}
     for name, schedule in schedules.items():
         watched[f"lr_scheduler{name and '.'}{name}.monitor"] = schedule.monitor if schedule else None
     for key, monitor in watched.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import types
@@ -296,8 +297,18 @@ def test_rule_9_which_rows_are_held_out() -> None:
         assert {int(row) for (batch,) in valid for row in batch} == set(expected[:15].tolist())
         assert [int(row) for (batch,) in valid for row in batch] != expected[:15].tolist()  # drawn in a new order
     assert BaseDataLoader(rows, 4, True, 0.0, 0).split_validation() is None
-    with pytest.raises(ValueError, match="both parts need at least one row"):
+    with pytest.raises(ConfigError, match="both parts need at least one row"):
         BaseDataLoader(rows, 4, True, 50, 0)
+
+
+@pytest.mark.parametrize("split", [75, 5000, 1.5, -3])
+def test_rule_9_a_split_that_leaves_no_rows_is_told_at_its_place(split: float) -> None:
+    args = {**CONFIG["data_loader"]["args"], "validation_split": split}
+    config = write_config(Path("c.json"), data_loader={"args": args})
+    with pytest.raises(ConfigError) as error:
+        train_script.main(["-c", str(config), "--check"])
+    told = f"data_loader.args.validation_split: {split} of 75 rows; both parts need at least one row: a share below 1"
+    assert re.match(rf"c.json:\d+:\d+ {re.escape(told)}", str(error.value)) and "from 1 to 74" in str(error.value)
 
 
 def test_rule_10_gpus_that_are_not_there(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

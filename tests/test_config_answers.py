@@ -60,6 +60,7 @@ def test_a_list_shows_arguments_and_defaults() -> None:
     assert "lenet.LeNet(num_classes: int = 10, in_channels: int = 1" in list_kind("models")
     assert "lr: float" in list_kind("optimizers") and "params" not in list_kind("optimizers")
     assert "models" in list_kind("all") and "OneCycleLR" in list_kind("schedulers") == list_kind("lr_scheduler")
+    assert list_kind("schedules") == list_kind("schedulers")
     with pytest.raises(ConfigError, match=r"--list modls: no such kind; did you mean .*`models`"):
         list_kind("modls")
 

@@ -188,6 +188,13 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             r"lr_scheduler.monitor: `recall` has several values; known: setosa, virginica; write recall/setosa",
         ),
         (
+            {
+                "metrics": "[{type: recall, args: {average: none}}]",
+                "tune": "{space: {seed: {grid: [1, 2]}}, metric: val/recall/setsa, mode: max}",
+            },
+            r"told.yaml:\d+:\d+ tune.metric: there is no `recall/setsa`; did you mean `setosa`\?",
+        ),
+        (
             {"data": "{type: told.Odd, split: {val: 10}}", "loss": "{ce: CrossEntropyLoss, l1: told.size}"},
             r"train row \d+: label 7 is out of range: the model has 2 outputs, .*; change model.args.out_features",
         ),
@@ -206,7 +213,7 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             r"val: .*; the task has an `update` alone: write `step`, which says .*, or leave `val` out",
         ),
     ],
-    ids=["term", "task", "schedule", "class", "no class", "label", "classes", "targets", "targets of own loss",
+    ids=["term", "task", "schedule", "targets", "targets of own loss", "class", "no class", "tune", "label", "classes",
          "no targets", "update alone"],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_a_run_begins(

@@ -23,6 +23,7 @@ from src.compat.project import Project
 from src.compat.resume import go_on_from_theirs
 from src.compat.their_config import LEVELS, ConfigParser
 from src.compat.their_log import use_their_log
+from src.config.mistakes import placed
 from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger
@@ -65,7 +66,8 @@ def train(argv: Sequence[str]) -> int:
         log.warning("%s", slip)
     config = ConfigParser(with_paths_of(folder, request.config), request.resume)
     device, gpus = find_devices(config.get("n_gpu", 0))
-    parts = build_parts(config, project)
+    with placed(request.mistakes.places):
+        parts = build_parts(config, project)
     monitor = their_monitor(config["trainer"]["monitor"], value_names(parts))
     if request.only_check:
         return check(request, parts, monitor, device)

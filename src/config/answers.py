@@ -24,7 +24,7 @@ from src.config.signatures import filled_by_position, kind_at
 from src.utils.errors import ConfigError
 
 WIDTH = 116
-_PLURALS = {"losses": "loss", "schedulers": "lr_scheduler", "data": "data"}
+_PLURALS = {"losses": "loss", "schedulers": "lr_scheduler", "schedules": "lr_scheduler", "data": "data"}
 _PLURALS |= {f"{kind.removesuffix('s')}s": kind for kind in HOMES if kind not in _PLURALS.values()}
 
 

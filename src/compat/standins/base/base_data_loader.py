@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, default_collate
 
+from src.utils.errors import ConfigError
+
 
 class BaseDataLoader(DataLoader[Any]):
     """Batches of the rows that train; `split_validation` gives those that were held out.
@@ -21,7 +23,7 @@ class BaseDataLoader(DataLoader[Any]):
         collate_fn: Makes a batch of samples.
 
     Raises:
-        ValueError: Nothing would be left to train on.
+        ConfigError: Nothing would be left to train on, or to validate with.
     """
 
     def __init__(
@@ -54,7 +56,10 @@ class BaseDataLoader(DataLoader[Any]):
         np.random.shuffle(rows)
         num_valid = split if isinstance(split, int) else int(self.n_samples * split)
         if not 0 < num_valid < self.n_samples:
-            raise ValueError(f"validation_split {split} of {self.n_samples} rows: both parts need at least one row")
+            raise ConfigError(
+                f"data_loader.args.validation_split: {split} of {self.n_samples} rows; both parts need at least one "
+                f"row: a share below 1, or a whole number from 1 to {self.n_samples - 1}"
+            )
         self.n_samples -= num_valid
         return SubsetRandomSampler(rows[num_valid:].tolist()), SubsetRandomSampler(rows[:num_valid].tolist())
 
