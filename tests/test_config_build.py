@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.config import Component, config_from_dict
+from src.config import Component, config_from_dict, load_config
 from src.config.build import build, build_parts
+from src.config.mistakes import placed
 from src.config.registry import use_folder
 from src.config.signatures import check_components
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import ConfigError, DataError, KeelError
 from tests.test_config_mistakes import GOOD, load
 
 OWN = """
@@ -159,3 +161,38 @@ def test_an_error_of_torch_with_a_list_of_overloads_is_one_line(tmp_path: Path) 
         use_folder(None)
     (line,) = str(caught.value).splitlines()
     assert line.startswith("data noisy.Noise(...): TypeError: randn()") and line.endswith("(x.yaml:2:3 data)")
+
+
+PEOPLE = """\
+name: people
+data: {type: table.Table, args: {file: FOLDER/people.csv, target: y, scale_inputs: StandardScaler}, split: {val: 0.5}}
+model: {type: mlp.MLP, args: {in_features: 2, hidden: [3], out_features: 1}}
+loss: mse
+optimizer: {type: SGD, args: {lr: 0.1}}
+trainer: {epochs: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        (
+            "data.args.scale_inputs=StandarScaler",
+            ".args.scale_inputs: no 'StandarScaler' .*did you mean StandardScaler?",
+        ),
+        ("data.args.features=[age, citi]", ".args.features: .*people.csv: no column 'citi'; did you mean city?"),
+        ("data.args.target=z", ".args.target: .*people.csv: no column 'z'; there are age, city, y"),
+        ("data.args.features=[age, y]", ".args.features: `y` is the target"),
+        ("data.split={val: 2, groups: cty}", ".split.groups: .*people.csv: no column 'cty'; did you mean city?"),
+        ("data.split={val: 2, test: 3}", r".split \(val: 2, test: 3\): takes 5 of 4 rows; train would have 0 rows"),
+    ],
+)
+def test_what_is_wrong_with_data_once_they_are_read_is_told_with_key_and_place(
+    override: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "people.csv").write_text("age,city,y\n1,a,3\n2,b,4\n3,a,5\n4,b,6\n")
+    (tmp_path / "x.yaml").write_text(PEOPLE.replace("FOLDER", str(tmp_path)))
+    config = load_config(tmp_path / "x.yaml", [override])
+    with pytest.raises(KeelError) as raised, placed(config.places):
+        build_parts(config)
+    assert re.fullmatch(re.escape("command line #1 data") + says.replace("?", r"\?") + ".*", str(raised.value))

@@ -185,8 +185,10 @@ def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> Non
     [
         (
             {"scale_inputs": "MinMaxScalar"},
-            "scale_inputs: no 'MinMaxScalar' in sklearn.preprocessing; there are .*MinMax",
+            "scale_inputs: no 'MinMaxScalar' in sklearn.preprocessing; did you mean MinMaxScaler",
         ),
+        ({"scale_inputs": "Nothing"}, "scale_inputs: no 'Nothing' in sklearn.preprocessing; there are .*MinMax"),
+        ({"target": "b", "features": ["a", "b"]}, "features: `b` is the target"),
         ({"scale_inputs": {"type": "MinMaxScaler", "args": {"range": 1}}}, "scale_inputs: MinMaxScaler: .*'range'"),
         ({"scale_inputs": {"name": "MinMaxScaler"}}, r"scale_inputs: .*; use a name, or \{type: ..., args: \{...\}\}"),
         ({"missing": "ignore"}, "missing: 'ignore'; use error, drop or fill"),

@@ -44,7 +44,7 @@ def build(
 
     Raises:
         ConfigError: The name is unknown, or the constructor raises. A `KeelError` of the constructor stays what it is.
-            Either says where the component was written.
+            Either says where the component was written, or the key of the argument that its message begins with.
     """
     target = find(kind, component.type)
     given = with_values(component.args, available or {})  # a fresh copy: a constructor must not change the config
@@ -68,7 +68,7 @@ def build(
     except MemoryError:
         raise
     except KeelError as error:
-        raise type(error)(f"{error}{_written_at(component)}") from error
+        raise type(error)(_with_key(str(error), component)) from error
     except Exception as error:
         text = next(iter(str(error).splitlines()), "").removesuffix(", but expected one of:")  # torch lists overloads
         message = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
@@ -91,6 +91,12 @@ def _short(value: Any) -> str:
         return f"tensor{list(value.shape)}"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _with_key(text: str, component: Component) -> str:
+    """Returns a message with the place of the component; with the whole key if it begins with an argument of it."""
+    name, key = text.partition(":")[0], component.place.rpartition(" ")[2]
+    return f"{key}.args.{text}" if key and name in component.args else f"{text}{_written_at(component)}"
 
 
 def _written_at(component: Component) -> str:

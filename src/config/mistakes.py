@@ -81,7 +81,7 @@ def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
 def with_place(line: str, places: Mapping[KeyPath, str]) -> str:
     """Puts the place where a key was written before a line that begins with the key."""
     mistakes = Mistakes(places)
-    key = re.match(r"([a-z_]+(\.\w+)*): ", line)
+    key = re.match(r"([a-z_]+(\.\w+)*)( \([^)]*\))?: ", line)
     path = tuple(int(word) if word.isdecimal() else word for word in key[1].split(".")) if key else ()
     place = mistakes.place(path) if any(each[:1] == path[:1] for each in mistakes.places if each) else ""
     return f"{place} {line}" if place else line

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.cached_cells import CachedCells
-from src.data.cells import Array, Cells, Choice, FrameCells, Rows, check_columns, class_error, place
+from src.data.cells import Array, Cells, Choice, FrameCells, Rows, check_columns, class_error, feature_columns, place
 from src.data.classes import renumbered
 from src.data.column_cache import ColumnCache
 from src.data.preprocess import Filler, Scaler
@@ -69,9 +69,9 @@ class FrameDataset(Dataset[Any]):
             raise ConfigError(f"missing: {missing!r}; use error, drop or fill")
         self.where = where
         self.target_names = [target] if isinstance(target, str) else list(target or [])
-        chosen = list(features) if features is not None else [*frame.columns]
-        chosen = [c for c in chosen if c not in (*self.target_names, *ignore)]
-        check_columns(list(frame.columns), [*chosen, *categorical, *ignore, *self.target_names], where)
+        for argument, names in {"target": self.target_names, "categorical": categorical, "ignore": ignore}.items():
+            check_columns(list(frame.columns), names, f"{argument}: {where}")
+        chosen = feature_columns(list(frame.columns), features, self.target_names, ignore, where)
         self._input_scaler = _scaler(scale_inputs, "scale_inputs")
         self._target_scaler = _scaler(scale_target, "scale_target")
         choice = Choice(where, chosen, self.target_names, categorical, missing, classify)

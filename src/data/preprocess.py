@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,9 @@ def _make(name: str, args: dict[str, Any], where: str) -> Any:
 
     known = [each for each in preprocessing.__all__ if hasattr(getattr(preprocessing, each), "transform")]
     if name not in known:
-        raise ConfigError(f"{where}: no {name!r} in {PACKAGE}; there are {', '.join(known)}")
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ConfigError(f"{where}: no {name!r} in {PACKAGE}; {hint}")
     chosen = getattr(preprocessing, name)
     for key, parameter in inspect.signature(chosen).parameters.items():
         if isinstance(parameter.default, tuple) and isinstance(args.get(key), list):

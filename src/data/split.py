@@ -76,7 +76,10 @@ def column_of(dataset: Any, name: str, where: str) -> Any:
         DataError: There is none of this name.
     """
     if callable(column := getattr(dataset, "column", None)):
-        return column(name)
+        try:
+            return column(name)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
     values = getattr(dataset, name, None)
     if values is None or callable(values):
         raise DataError(f"{where}: dataset {type(dataset).__name__} has no column and no attribute {name!r}")
