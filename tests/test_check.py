@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import train
 from src.check import check
 from src.config import load_config
 from src.config.registry import use_folder
+from src.data.choose_workers import usable_cores
+from src.data.worker import WorkerLoader
 from src.experiment import build_experiment
 from src.utils.errors import CheckpointError, NumericsError
 from tests.conftest import ROOT
@@ -378,3 +381,26 @@ def test_of_data_without_length_no_length_is_told_and_every_value_by_its_name(tm
         assert "step_size: the rate first changes after 30 moves, and this run makes 20" in text
     finally:
         use_folder(None)
+
+
+def test_data_to_evaluate_that_may_never_end_are_warned_of_at_their_place(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(STREAM)
+    path = tmp_path / "stream.yaml"
+    data = "data: {train: {type: endless.Stream}, val: {type: endless.Stream}}"
+    path.write_text(STREAM_CONFIG.replace("data: {train: {type: stream.Stream}}", data))
+    use_folder(tmp_path)
+    try:
+        text = "\n".join(check(load_config(path, ["metrics=[r2]"])))
+    finally:
+        use_folder(None)
+    assert f"warning    {path}:3:39 data.val: has no __len__: an evaluation ends when these data end" in text
+
+
+def test_more_workers_than_cores_are_told_once_and_not_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.trainer.misfits.usable_cores", lambda: 1)
+    text = report("loader.num_workers=2", "loader.val={num_workers: 2}")
+    assert text.count("workers on") == 1
+    assert "warning    command line #1 loader.num_workers: 2 workers on 1 cores" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        WorkerLoader([1], num_workers=usable_cores() + 1)

@@ -9,7 +9,6 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from src.data.ahead import pinned, sent_ahead
 from src.data.choose_workers import WorkerChoice
@@ -21,6 +20,7 @@ from src.data.share import WHOLE, Share, SharedBatch, shared_rows
 from src.data.stream import PartStream
 from src.data.worker import (
     PartReader,
+    WorkerLoader,
     WorkerStart,
     end_workers,
     identity,
@@ -109,7 +109,7 @@ class Loader:
         self._order_is_ours = sampler is None and batch_sampler is None
         self.has_one_size = collate_fn is None and batch_sampler is None
         """Whether all batches, but the last of an epoch, are of the same shapes."""
-        self._torch_loader: DataLoader[Any] | None = None
+        self._torch_loader: WorkerLoader | None = None
         check_not_empty(self, part, settings, self.batch_size)
 
     def __len__(self) -> int:
@@ -278,9 +278,9 @@ class Loader:
             return None
         return list(self.part.row_ids()[self._keys.pending[0][0]].tolist())
 
-    def _make_torch_loader(self) -> DataLoader[Any]:
+    def _make_torch_loader(self) -> WorkerLoader:
         settings, workers = self.settings, self.num_workers
-        return DataLoader(
+        return WorkerLoader(
             self._stream if self._stream is not None else PartReader(self.part, self._collate),
             batch_size=None,  # a key is a whole batch
             sampler=self._keys,

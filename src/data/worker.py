@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from src.data.part import SHARED_MEMORY_IS_FULL, Collate, Part, shown_rows
@@ -198,6 +198,13 @@ def wait_for_batch(batches: Iterator[Any], limit_s: float, is_asked_to_stop: Cal
                 raise Stopped from None
             if 0 < limit_s <= time.monotonic() - began_s:
                 raise TimeoutError(f"{limit_s:g} s") from None
+
+
+class WorkerLoader(DataLoader[Any]):
+    """torch's loader; of more workers than cores a run tells once, see `misfits`, and not each loader twice."""
+
+    def check_worker_number_rationality(self) -> None:
+        pass
 
 
 def usable_workers(part: Part, wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""What is made for a run of another length: schedules, warm-ups and phases that will never come to their turn."""
+"""What is made for another run: schedules of another length, more workers than cores, data that may never end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from src.data.choose_workers import usable_cores
+from src.trainer.rehearse import UNKNOWN, describe_length
 from src.trainer.schedule import Schedule, count_epochs, count_steps
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def misfits(trainer: Trainer) -> Iterator[str]:
-    """Yield what does not fit into the length of the run; every line begins with the key that says so."""
+    """Yield what does not fit this run, its data or this machine; every line begins with the key that says so."""
     steps_per_epoch, total_steps = count_steps(trainer.train_loader, trainer.settings)
     if math.isfinite(total_steps):
         # Without a length nobody knows the epochs: a schedule that moves with them may fit.
@@ -26,6 +28,13 @@ def misfits(trainer: Trainer) -> Iterator[str]:
                 steps = f"{schedule.warmup_steps:,} and the run has {int(total_steps):,} steps"
                 yield f"{name}.warmup_steps: is {steps}: it never gets past it"
     yield from trainer.freezing.misfits(count_epochs(trainer.train_loader, trainer.settings))
+    for name, loader in trainer.val_loaders.items():
+        if describe_length(loader.part) == UNKNOWN:
+            yield f"data.{name}: has no __len__: an evaluation ends when these data end, and never if they do not"
+    loaders, cores = (trainer.train_loader, *trainer.val_loaders.values()), usable_cores()
+    most = max(loader.num_workers for loader in loaders)
+    if most > cores:
+        yield f"loader.num_workers: {most} workers on {cores} cores: they take turns; use fewer, or auto"
 
 
 def _of_schedule(name: str, schedule: Schedule, moves: int) -> Iterator[str]:

@@ -26,6 +26,8 @@ from src.utils.errors import DataError, KeelError, NumericsError
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
+UNKNOWN = "unknown"
+"""The length of data that have none."""
 _NO_STEP = "the task has an `update` alone: write `step`, which says what evaluation measures, or leave `val` out"
 log = logging.getLogger(__name__)
 
@@ -276,4 +278,4 @@ def describe_length(part: Part) -> str:
     try:
         return f"{len(part):,}"
     except TypeError:
-        return "unknown"
+        return UNKNOWN
