@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.trainer import checkpoint
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.plain import check_plain
 from src.trainer.resume import best_weights, load_weights, newest_run, open_checkpoint
@@ -314,3 +315,19 @@ def test_a_manifest_tells_size_sum_and_step(store: CheckpointStore) -> None:
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert manifest["step"] == 3
     assert manifest["bytes"] == path.stat().st_size
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_is_passed_over(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newer = (store.save(state(step), step, is_best=False) for step in (1, 2))
+    read = checkpoint.read_manifest
+
+    def read_and_lose(path: Path) -> Any:
+        found = read(path)
+        if path.name == newer.with_suffix(".json").name:
+            newer.unlink(missing_ok=True)  # as a run that goes on may, between two looks
+        return found
+
+    monkeypatch.setattr(checkpoint, "read_manifest", read_and_lose)
+    assert store.newest()[0] == older

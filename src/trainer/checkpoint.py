@@ -202,8 +202,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     where = shown_path(path)
     if not path.is_file():
         raise CheckpointError(f"{where}: {'not a plain file' if path.exists() else 'no such file'}")
-    _check_whole(path)
     try:
+        _check_whole(path)
         with zipfile.ZipFile(path) as archive:
             if not archive.infolist():
                 raise zipfile.BadZipFile("holds nothing")
