@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.compat_kit import write_config, write_project
 from tests.test_readme import blocks, commands, run
 
 pytestmark = pytest.mark.full
@@ -79,3 +80,26 @@ def test_the_parts_that_the_page_of_models_shows_train(project: Path) -> None:
         (project / "configs" / "page.yaml").write_text(text, encoding="utf-8")
         done = run("python train.py -c configs/page.yaml -d cpu trainer.max_steps=2", project)
         assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+
+
+def test_every_command_of_migrating_works(copy_project: Callable[[], Path], tmp_path: Path) -> None:
+    write_project(tmp_path)
+    keel, placed = copy_project(), {"epoch10": "epoch2", "-d 0": "-d cpu", "trainer.epochs=5": "trainer.epochs=4"}
+    write_config(tmp_path / "finetune.json", trainer={"epochs": 5})
+    theirs, ours = (block.text for block in blocks("docs/migrating.md") if block.language == "sh")
+    first, *lines = theirs.splitlines()
+    assert first == "cd their/project" and len(lines) == 5
+    overrides = re.search(r"also: (.*)", theirs)
+    assert overrides
+    lines.append(lines[0].partition("#")[0] + overrides[1].replace(",", ""))
+    for line in lines:
+        for shown, used in placed.items():
+            line = line.replace(shown, used)
+        runs = sorted((tmp_path / "saved" / "models" / "Blobs").glob("*/model_best.pth"))
+        if runs:
+            run_folder = str(runs[0].parent.relative_to(tmp_path))
+            line = line.replace("saved/models/NAME/RUN", run_folder).replace("...", run_folder)
+        done = run(line.replace("/path/to/keel", f"'{keel}'"), tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    done = run(ours.replace("their/project", f"'{tmp_path}'"), keel)
+    assert done.returncode == 0 and (keel / "configs" / "theirs.yaml").stat().st_size > 100, done.stderr
