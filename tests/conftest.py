@@ -6,7 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,16 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # `nohup make test`: the 
 
 settings.register_profile("keel", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("keel")
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget what a test imported from a temporary folder: the next may call a file of its own the same."""
+    folder, before = str(tmp_path_factory.getbasetemp()), set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 def product_files() -> list[Path]:

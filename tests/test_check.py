@@ -384,16 +384,16 @@ def test_of_data_without_length_no_length_is_told_and_every_value_by_its_name(tm
 
 
 def test_data_to_evaluate_that_may_never_end_are_warned_of_at_their_place(tmp_path: Path) -> None:
-    (tmp_path / "endless.py").write_text(STREAM)
+    (tmp_path / "stream.py").write_text(STREAM)
     path = tmp_path / "stream.yaml"
-    data = "data: {train: {type: endless.Stream}, val: {type: endless.Stream}}"
+    data = "data: {train: {type: stream.Stream}, val: {type: stream.Stream}}"
     path.write_text(STREAM_CONFIG.replace("data: {train: {type: stream.Stream}}", data))
     use_folder(tmp_path)
     try:
         text = "\n".join(check(load_config(path, ["metrics=[r2]"])))
     finally:
         use_folder(None)
-    assert f"warning    {path}:3:39 data.val: has no __len__: an evaluation ends when these data end" in text
+    assert f"warning    {path}:3:38 data.val: has no __len__: an evaluation ends when these data end" in text
 
 
 def test_more_workers_than_cores_are_told_once_and_not_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
