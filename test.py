@@ -19,6 +19,7 @@ from src.config.command_line import Parser, add_common_options, add_run_options,
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
 from src.utils.launched import refuse_several
+from src.utils.whole_file import write_file
 
 if TYPE_CHECKING:
     from src.saved_run import SavedRun
@@ -161,9 +162,7 @@ def write_metrics(path: Path, part: str, values: Mapping[str, float], progress: 
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     plain = {key: value if math.isfinite(value) else None for key, value in values.items()}  # JSON has no nan
     known[part] = {"epoch": progress["epoch"], "step": progress["step"], **plain}
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_file(path, json.dumps(known, indent=2) + "\n")
 
 
 if __name__ == "__main__":

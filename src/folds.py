@@ -24,7 +24,6 @@ from torch import Tensor
 from src.config.command_line import Arguments
 from src.config.settings import Config
 from src.data.part import Part
-from src.logger.run_dir import write_file
 from src.model.metric import MetricSet
 from src.saved_run import SavedRun
 from src.sweep.series import series_folder, train_series
@@ -35,6 +34,7 @@ from src.trainer.report import OWN_UNITS, KeptMeters, in_own_units
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, DataError
 from src.utils.paths import project_path, shown_path
+from src.utils.whole_file import write_file
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from src.config.command_line import Arguments
 from src.config.settings import Config
-from src.logger.run_dir import write_file
 from src.logger.run_index import read_run
 from src.logger.seed_noise import summarise, summary_lines, values_at_best
 from src.sweep.series import series_folder, train_series
 from src.utils.paths import project_path, shown_path
+from src.utils.whole_file import write_file
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from src.logger.run_dir import RunDir, write_file
+from src.logger.run_dir import RunDir
 from src.utils.errors import ConfigError
+from src.utils.whole_file import write_file
 from tests.conftest import ROOT
 
 HOLD = """

@@ -17,13 +17,13 @@ from src.compat.project import Project
 from src.compat.run import find_devices, with_paths_of
 from src.compat.their_config import ConfigParser
 from src.logger.console import setup_console
-from src.logger.run_dir import write_file
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
 from src.trainer.resume import best_weights, load_weights, open_checkpoint
 from src.trainer.task import Task
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path
+from src.utils.whole_file import write_file
 
 TEST_ARGUMENTS = {
     "batch_size": 512, "shuffle": False, "validation_split": 0.0, "training": False, "num_workers": 2

@@ -15,6 +15,7 @@ from src.logger.sink import Sink
 from src.logger.tensorboard import TensorBoard
 from src.trainer.hooks import Hook
 from src.trainer.memory import collect_state
+from src.utils.whole_file import whole_file
 
 if TYPE_CHECKING:
     from src.trainer.trainer import Trainer
@@ -61,12 +62,10 @@ class TheirCheckpoints(Hook):
             self._write(content, "model_best.pth")
 
     def _write(self, content: Mapping[str, Any], name: str) -> None:
-        partial = self.folder / f".{name}.part"
         try:
-            torch.save(dict(content), partial)
-            partial.replace(self.folder / name)
+            with whole_file(self.folder / name, "wb") as file:
+                torch.save(dict(content), file)
         except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
             log.warning("%s: cannot be saved: %s; checkpoints/ holds the run as well", self.folder / name, error)
 
 

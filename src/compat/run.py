@@ -27,7 +27,7 @@ from src.config.mistakes import placed
 from src.logger.console import closing_summary, log_to_file, setup_console
 from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger
-from src.logger.run_dir import RunDir, check_run_name, write_file
+from src.logger.run_dir import RunDir, check_run_name
 from src.logger.run_index import seconds_of
 from src.logger.settings import LoggerSettings
 from src.logger.status import write_status
@@ -39,6 +39,7 @@ from src.trainer.settings import TrainerSettings
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.paths import PROJECT_ROOT, shown_path
+from src.utils.whole_file import write_file
 
 log = logging.getLogger("src")
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from src.data.csv_file import check_rows, csv_errors, csv_options
 from src.data.packed import check_unpacked
+from src.utils.whole_file import write_file
 
 PIECE_BYTES = 1 << 25
 """Of a table in memory at once, about."""
@@ -155,10 +156,7 @@ def _convert(path: Path, separator: str, folder: Path, texts: set[str]) -> set[s
         last = by_name[names[-1]] if num_rows else None
         check_rows(path, separator, num_rows, last is not None and last.num_empty > 0)
         described = [asdict(by_name[name]) for name in names]
-        with (folder / "columns.json").open("w", encoding="utf-8") as file:
-            json.dump(described, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(folder / "columns.json", json.dumps(described))
         for each in files:
             each.close(is_whole=True)
         return set()

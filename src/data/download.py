@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO
 from urllib.request import urlopen
 
 from src.utils.errors import DataError
+from src.utils.whole_file import whole_file
 
 TIMEOUT_S = 20.0
 CHUNK_BYTES = 1 << 20
@@ -38,22 +37,11 @@ def download(name: str, mirrors: Sequence[str], folder: Path, md5: str, max_byte
     for mirror in mirrors:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", suffix=".part", delete=False) as file:
-                partial = Path(file.name)
-                try:
-                    _fetch(mirror + name, file, md5, max_bytes)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    partial.chmod(0o644)
-                    partial.replace(folder / name)
-                finally:
-                    partial.unlink(missing_ok=True)
+            with whole_file(folder / name, "wb") as file:
+                _fetch(mirror + name, file, md5, max_bytes)
             logging.getLogger(__name__).info("downloaded %s to %s", mirror + name, folder)
             return folder / name
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # URLError is an OSError, a bad address a ValueError
+        except (OSError, ValueError) as error:  # URLError is an OSError, a bad address a ValueError
             failures.append(f"{mirror}: {getattr(error, 'reason', error)}")
     with suppress(OSError):
         for each in made:

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from src.logger.run_dir import write_file
 from src.logger.sink import FLUSH_EVERY_S, Sink
+from src.utils.whole_file import write_file
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

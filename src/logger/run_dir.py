@@ -23,6 +23,7 @@ import yaml
 from src.utils.errors import ConfigError
 from src.utils.paths import PROJECT_ROOT, shown_path
 from src.utils.secrets import masked, masked_command
+from src.utils.whole_file import write_file
 
 LOG = logging.getLogger(__name__)
 
@@ -41,22 +42,6 @@ def check_run_name(name: str) -> None:
             f"name: a run's name has 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter, digit or '_'; "
             f"received {name!r}"
         )
-
-
-def write_file(path: Path, text: str) -> None:
-    """Put `text` at `path` whole or not at all: a new file beside it takes its place at once."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # the umask takes from it
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def check_writable(save_dir: Path) -> None:

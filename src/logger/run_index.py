@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from src.logger.run_dir import write_file
+from src.utils.whole_file import write_file
 
 INDEX_NAME = ".runs.json"
 FORMAT = 3

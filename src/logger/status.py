@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from src.logger.run_dir import write_file
+from src.utils.whole_file import write_file
 
 STATES = {None: "running", 0: "done", 130: "stopped", 143: "stopped"}
 

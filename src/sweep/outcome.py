@@ -16,12 +16,12 @@ from src.logger.console import number
 from src.logger.report.chart import Series, chart
 from src.logger.report.html import Html, element, section, table
 from src.logger.report.page import write_page
-from src.logger.run_dir import write_file
 from src.logger.run_index import read_run
 from src.sweep.ray_tune import Sweep, shown
 from src.sweep.record import CRASHED, Trial
 from src.sweep.space import num_trials, plain_name
 from src.utils.paths import shown_path
+from src.utils.whole_file import write_file
 
 MARK = "# Best of "
 """How a config that a sweep wrote begins; another file of its name is left alone."""

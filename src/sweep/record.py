@@ -19,10 +19,11 @@ import yaml
 from src.config.changes import differences
 from src.config.mistakes import dotted
 from src.config.settings import Config
-from src.logger.run_dir import new_folder, write_file
+from src.logger.run_dir import new_folder
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path
 from src.utils.secrets import masked
+from src.utils.whole_file import write_file
 
 FINISHED, PRUNED, CRASHED = "finished", "pruned", "crashed"
 MAY_DIFFER = ("tune.samples", "tune.max_concurrent", "tune.resources_per_trial.gpu")

@@ -17,6 +17,7 @@ from torch import Tensor
 from src.trainer.nonfinite import tensors_in
 from src.trainer.plain import check_plain
 from src.utils.errors import CheckpointError
+from src.utils.whole_file import whole_file
 
 MAX_BYTES = 1 << 30
 """A capsule that would be larger leaves out the optimizer; if that is not enough, it is not written."""
@@ -50,13 +51,11 @@ def write_capsule(
     if _num_bytes(content) > MAX_BYTES:
         log.warning("no failure capsule is written: it would be larger than %d MiB", MAX_BYTES >> 20)
         return None
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         check_plain(content, "")
-        torch.save(content, temporary)
-        temporary.replace(path)
+        with whole_file(path, "wb") as file:
+            torch.save(content, file)
     except (OSError, RuntimeError, CheckpointError) as error:
-        temporary.unlink(missing_ok=True)
         log.warning("no failure capsule is written: %s", error)
         return None
     return path

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from src.data.facts import count_classes
 from src.data.part import Part
 from src.trainer.criterion import Kind, terms_of
 from src.utils.errors import ConfigError, DataError
+from src.utils.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +187,8 @@ def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> int:
     """
     check_format(path)
     num_rows = 0
-    with _whole_file(path) as file:
+    target: AbstractContextManager[IO[Any]] = nullcontext(sys.stdout) if str(path) == "-" else whole_file(path)
+    with target as file:
         for table in tables:
             if path.suffix == ".jsonl":
                 text = table.to_json(orient="records", lines=True, force_ascii=False, double_precision=15)
@@ -195,17 +197,3 @@ def write_tables(path: Path, tables: Iterable[pd.DataFrame]) -> int:
                 table.to_csv(file, index=False, header=num_rows == 0, lineterminator="\n")
             num_rows += len(table)
     return num_rows
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    if str(path) == "-":
-        yield sys.stdout
-        return
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.logger.report.html import Html, element
-from src.logger.run_dir import write_file
+from src.utils.whole_file import write_file
 
 STYLE = """
 :root { --paper: #fff; --ink: #1c2026; --soft: #667; --rule: #dde1e7; --shade: #f4f6f8; --warn: #fff3d6; }
