@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
-from src.utils.errors import ConfigError, DataError, KeelError
+from src.utils.errors import ConfigError, DataError, KeelError, first_line
 from src.utils.launched import refuse_several
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def predicted(run: SavedRun, loader: Loader) -> Iterator[Any]:
         sample = loader.peek(1)
         shape = f"{list(sample.shape[1:])} {sample.dtype}".replace("torch.", "")
         raise DataError(
-            f"input: {type(run.model).__name__} fails on inputs of shape {shape}: {str(error).splitlines()[0]}; give "
+            f"input: {type(run.model).__name__} fails on inputs of shape {shape}: {first_line(error)}; give "
             f"them as in training, or let the config's transforms make them so"
         ) from error
 

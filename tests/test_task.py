@@ -75,3 +75,11 @@ def test_prediction_needs_no_targets() -> None:
 def test_a_batch_that_is_not_as_said_is_named_with_what_it_holds(task: Any, batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Task(nn.CrossEntropyLoss(), **task).step(nn.Identity(), batch)
+
+
+def test_a_loss_that_fails_without_a_word_is_named_with_its_error() -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise ValueError
+
+    with pytest.raises(DataError, match=r"loss loss failed on outputs \[4, 3\].*: ValueError"):
+        Task(loss).step(nn.Identity(), (X, Y))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from src.trainer.plain import check_unpacked, why_unreadable
 from src.utils.errors import CheckpointError
 from src.utils.paths import shown_path
 
@@ -79,15 +80,14 @@ def load_theirs(path: Path) -> dict[str, Any]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                    raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+                check_unpacked(archive, where)
         with torch.serialization.safe_globals(STANDINS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged or hostile file may fail in any way
-        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0] if str(error) else repr(error)
-        raise CheckpointError(f"{where}: refused or damaged, nothing of it was run ({reason})") from error
+        why = why_unreadable(error)
+        raise CheckpointError(f"{where}: refused or damaged, nothing of it was run ({why})") from error
     missing = [key for key in KEYS if key not in state] if isinstance(state, dict) else list(KEYS)
     if missing:
         raise CheckpointError(f"{where}: not a checkpoint of that template: it holds no {', '.join(missing)}")

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from src.data.part import Part
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import ConfigError, DataError, first_line
 
 FREE_SHARE = 0.25
 """Of the device's free memory, data may take so much unasked: model, moments and activations come later."""
@@ -44,7 +44,7 @@ class ResidentPart:
         try:
             torch.testing.assert_close(_on_host(self.read(0, rows)), expected, rtol=1e-3, atol=1e-3)
         except (AssertionError, RuntimeError, TypeError, DataError) as error:
-            raise DataError(f"{part.name}: {str(error).splitlines()[0]}") from error
+            raise DataError(f"{part.name}: {first_line(error)}") from error
 
     def read(self, epoch: int, rows: Tensor) -> Any:
         """Return the batch of `rows`, which are on the host, as `Part.read` does."""

@@ -22,7 +22,7 @@ from src.logger.run_index import is_running
 from src.sweep.draws import make_draws
 from src.sweep.record import CRASHED, FINISHED, PRUNED, SweepFolder, Trial
 from src.sweep.space import num_trials, plain_name
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, first_line
 from src.utils.paths import shown_path
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def start_ray(address: str | None) -> Any:
         ray.init(address=address or "local", **options)
     except (OSError, ValueError) as error:  # ConnectionError is an OSError
         hint = "is it running (`ray start --head`), and is its token here (RAY_AUTH_TOKEN, or ~/.ray/auth_token)?"
-        said = str(error).splitlines()[0].partition(". ")[0]
+        said = first_line(error).partition(". ")[0]
         raise ConfigError(f"--address {address}: no Ray cluster answers: {said}; {hint}") from None
     return ray
 

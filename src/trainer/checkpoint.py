@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.utils.serialization import config
 
-from src.trainer.plain import check_plain
+from src.trainer.plain import check_plain, check_unpacked, why_unreadable
 from src.trainer.shard_files import RECORD, put_together
 from src.utils.direct_file import CHUNK_BYTES, DirectFile, file_checksum, sync_folder
 from src.utils.errors import CheckpointError, ResourceError
@@ -207,15 +207,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if not archive.infolist():
                 raise zipfile.BadZipFile("holds nothing")
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+            check_unpacked(archive, where)
             if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:
                 raise CheckpointError(f"{where}: claims to hold more bytes than it has")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged or hostile file may fail in any way
-        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0] if str(error) else repr(error)
+        reason = why_unreadable(error)
         if type(error).__name__ == "UnpicklingError":
             raise CheckpointError(f"{where}: refused, it holds more than tensors and plain data ({reason})") from error
         raise CheckpointError(f"{where}: is not a checkpoint or is damaged ({reason})") from error

@@ -15,7 +15,7 @@ from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step, Update, needs_closure
 from src.trainer.task import StepOutput
 from src.utils.device import to_device
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, first_line
 from src.utils.nested import with_parts
 
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -140,8 +140,8 @@ class CompiledStep(Step):
 
     def _give_up(self, error: Exception) -> None:
         """Compile the model alone from now on."""
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        log.info("trainer.compile: the model alone is compiled, the step as a whole cannot be traced: %s", reason)
+        told = "trainer.compile: the model alone is compiled, the step as a whole cannot be traced: %s"
+        log.info(told, first_line(error))
         self._make, self._watched = self._apart
         self.make = self._make
 

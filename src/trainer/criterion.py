@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from src.model.accumulate import num_rows
 from src.model.criterion import second_argument
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import ConfigError, DataError, first_line
 
 Criterion = Callable[..., Tensor]
 Criteria = Criterion | Mapping[str, tuple[Criterion, float]] | None
@@ -172,6 +172,6 @@ def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Except
                     )
         return (
             f"loss {name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
-            f"{list(targets.shape)} {targets.dtype}: {str(error).splitlines()[0]}"
+            f"{list(targets.shape)} {targets.dtype}: {first_line(error)}"
         )
-    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {str(error).splitlines()[0]}"
+    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {first_line(error)}"

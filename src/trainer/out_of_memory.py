@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.trainer.memory import Progress
-from src.utils.errors import ResourceError
+from src.utils.errors import ResourceError, first_line
 from src.utils.nested import parts_of, with_parts
 
 Output = TypeVar("Output")
@@ -58,7 +58,7 @@ class MicroBatches:
         Raises:
             ResourceError: A piece is a single row already, a batch cannot be cut, or other ranks would not follow.
         """
-        reason = _first_line(error)
+        reason = first_line(error)
         where, number = f"step {self.progress.step + 1}", self.progress.micro_batches
         refuse_state(self.task, where, error)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -149,11 +149,11 @@ class Pieces:
                 f"{name}: memory ran out, and this batch cannot be cut: {why}; lower loader.{name}.batch_size"
             ) from error
         if number >= num_rows:
-            raise ResourceError(f"{name}: {TOO_LARGE.format(_first_line(error))}") from error
+            raise ResourceError(f"{name}: {TOO_LARGE.format(first_line(error))}") from error
         self.progress.evaluation_pieces = 2 * number
         log.warning(
             "%s: memory ran out (%s); from now on a batch of %d rows is evaluated in %d pieces: the same values to "
-            "rounding", name, _first_line(error), num_rows, 2 * number,
+            "rounding", name, first_line(error), num_rows, 2 * number,
         )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def refuse_state(task: Any, where: str, error: BaseException) -> None:
     """
     if hasattr(task, "state_dict"):
         raise ResourceError(
-            f"{where}: memory ran out ({_first_line(error)}), and {type(task).__name__} carries a state from batch to "
+            f"{where}: memory ran out ({first_line(error)}), and {type(task).__name__} carries a state from batch to "
             "batch, so batches cannot be cut; lower loader.batch_size"
         ) from error
 
@@ -175,10 +175,6 @@ def pieces_of(batch: Any, number: int, num_rows: int) -> list[tuple[int, Any]]:
     bounds = [num_rows * part // number for part in range(number + 1)]
     cuts = enumerate(pairwise(bounds))
     return [(part, sliced(batch, slice(start, end), num_rows)) for part, (start, end) in cuts if start < end]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or ["no more is given"])[0]
 
 
 def count_rows(batch: Any) -> int:

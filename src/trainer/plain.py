@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 
@@ -69,3 +70,18 @@ def _check_tensor(tensor: torch.Tensor, where: str) -> None:
                 f"{where}: a tensor that shows {shown} bytes and holds {held}, for it repeats them, does not belong in "
                 "a checkpoint; make it whole with .contiguous()"
             )
+
+
+def check_unpacked(archive: ZipFile, where: str) -> None:
+    """Refuse packed records, which could unpack to any size.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    if any(record.compress_type != ZIP_STORED for record in archive.infolist()):
+        raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return why torch did not read a file, without its advice to read it unsafely."""
+    return next(iter(str(error).rpartition("WeightsUnpickler error: ")[2].splitlines()), type(error).__name__)

@@ -22,7 +22,7 @@ from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.command import shortage
 from src.utils.deterministic import no_deterministic_form
 from src.utils.device import to_device
-from src.utils.errors import DataError, KeelError, NumericsError
+from src.utils.errors import DataError, KeelError, NumericsError, first_line
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
@@ -257,10 +257,9 @@ def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, a
         f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors_in(batch)
     )
     name = type(model).__name__
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     failed = f"the model {name} fails on a batch of {shapes or type(batch).__name__}: "
     if last.sizes is None or last.sizes[0] == last.sizes[1]:
-        return failed + reason
+        return failed + first_line(error)
     wanted, given = last.sizes
     of_what = "features" if hasattr(last.layer, "in_features") else "channels"
     layer = f"{last.name or name} ({type(last.layer).__name__})"

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.trainer.plain import check_unpacked
 from src.utils.direct_file import file_checksum
-from src.utils.errors import CheckpointError
+from src.utils.errors import CheckpointError, first_line
 from src.utils.paths import shown_path
 
 RECORD = "shards"
@@ -53,8 +54,7 @@ def put_together(state: dict[str, Any], beside: Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # a changed file may fail in any way
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise CheckpointError(f"{where}: is damaged ({reason})") from error
+        raise CheckpointError(f"{where}: is damaged ({first_line(error)})") from error
     return found
 
 
@@ -84,8 +84,7 @@ def _read_tensor(name: str, facts: Mapping[str, Any], files: Mapping[str, Path],
             file.seek(chunk["start"])
             data = io.BytesIO(file.read(chunk["length"]))
         with zipfile.ZipFile(data) as archive:
-            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
-                raise CheckpointError(f"{where}: holds packed records, which checkpoints never do")
+            check_unpacked(archive, where)
         data.seek(0)
         part = torch.load(data, map_location="cpu", weights_only=True)
         if list(part.shape) != list(chunk["sizes"]) or part.dtype != tensor.dtype:

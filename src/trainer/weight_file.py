@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.trainer.resume import best_weights, open_checkpoint
-from src.utils.errors import CheckpointError, ConfigError
+from src.utils.errors import CheckpointError, ConfigError, first_line
 from src.utils.packages import not_installed
 from src.utils.paths import shown_path
 
@@ -50,10 +50,9 @@ def _read(path: Path) -> Any:
     except ImportError:
         raise ConfigError(not_installed(f"{shown_path(path)}:", "safetensors")) from None
     except Exception as error:  # a damaged or hostile file may fail in any way
-        reason = "it holds more than tensors and plain data" if type(error).__name__ == "UnpicklingError" else error
-        raise CheckpointError(
-            f"{shown_path(path)}: cannot be read as weights: {str(reason).splitlines()[0]}"
-        ) from error
+        is_refused = type(error).__name__ == "UnpicklingError"
+        reason = "it holds more than tensors and plain data" if is_refused else first_line(error)
+        raise CheckpointError(f"{shown_path(path)}: cannot be read as weights: {reason}") from error
 
 
 def _candidates(content: Any) -> list[Any]:

@@ -47,3 +47,8 @@ class WorkerError(KeelError):
     """A loader worker or another rank died or hangs."""
 
     exit_code = 7
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; the name of its class where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from src.utils.errors import KeelError, WorkerError
+from src.utils.errors import KeelError, WorkerError, first_line
 from src.utils.notes import HEARD, note, note_error
 from src.utils.ranks import Ranks
 from src.utils.watch import Watch
@@ -212,8 +212,7 @@ class Group(Ranks):
         is_ours = isinstance(error, KeelError | KeyboardInterrupt)
         if is_ours or not (isinstance(error, RuntimeError) and _PEER_LOST.search(str(error))):
             return error
-        reason = str(error).splitlines()[0]
-        lost = LostRank(f"rank {self.rank} has lost another rank ({reason[:200]})")
+        lost = LostRank(f"rank {self.rank} has lost another rank ({first_line(error)[:200]})")
         lost.__cause__ = error
         return lost
 
