@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,6 @@ from train import main
 
 CATALOGUE: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "bad" / "catalogue.yaml").read_text("utf-8"))
 CASES: dict[str, dict[str, Any]] = CATALOGUE["cases"]
-
-
-@pytest.fixture
-def quiet_logging() -> Iterator[None]:
-    """Commands set up logging for a whole process: put it back."""
-    logger = logging.getLogger("src")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
 def prepare(folder: Path, case: dict[str, Any]) -> list[str]:
@@ -49,7 +38,6 @@ def test_bad_input(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    quiet_logging: None,
 ) -> None:
     case = CASES[name]
     words = prepare(tmp_path, case)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
@@ -12,7 +11,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ import pytest
 import torch
 import yaml
 
-from src.config.registry import use_folder
-from src.logger.console import log_to_file
 from src.logger.run_dir import RunDir
 from src.trainer.checkpoint import FORMAT, CheckpointStore, load_checkpoint
 from src.utils.command import run_command
@@ -34,19 +31,6 @@ from tests.test_promises import DEFINED
 from train import main
 
 FORMATS = ROOT / "tests" / "formats"
-
-
-@pytest.fixture(autouse=True)
-def put_back() -> Iterator[None]:
-    """Commands set up logging and the homes of components for a whole process."""
-    root, ours = logging.getLogger(), logging.getLogger("src")
-    handlers, level = list(root.handlers), ours.level
-    yield
-    log_to_file(None)
-    root.handlers[:] = handlers
-    ours.setLevel(level)
-    use_folder(None)
-    sys.modules.pop("tracker", None)
 
 
 @pytest.fixture(scope="module")

@@ -59,10 +59,7 @@ def test_every_shipped_config_passes(path: Path) -> None:
     if needed is not None and not needed.exists():
         pytest.skip(f"{needed.name} is not there")
     use_folder(path.parent)
-    try:
-        text = report("trainer.device=cpu", *local, path=path)
-    finally:
-        use_folder(None)
+    text = report("trainer.device=cpu", *local, path=path)
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     if path.stem == "mnist":  # here the test images stand in for the training images
         assert len(warnings) == 1 and "rows have the same inputs as rows of train" in warnings.pop()
@@ -178,10 +175,7 @@ def test_it_warns_of_parameters_that_are_never_used(tmp_path: Path) -> None:
         "    def forward(self, x):\n        return self.used(x.flatten(1))\n"
     )
     use_folder(tmp_path)
-    try:
-        text = report("trainer.device=cpu", path=tmp_path / "twice.yaml")
-    finally:
-        use_folder(None)
+    text = report("trainer.device=cpu", path=tmp_path / "twice.yaml")
     assert "warning    parameters never used: no gradient reaches them: unused.weight, unused.bias" in text
 
 
@@ -352,10 +346,7 @@ def unowned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_it_names_what_draws_from_a_stream_that_nobody_owns(override: str, told: str | None, unowned: Path) -> None:
     use_folder(unowned.parent)
-    try:
-        text = report("trainer.device=cpu", override, path=unowned)
-    finally:
-        use_folder(None)
+    text = report("trainer.device=cpu", override, path=unowned)
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert (len(warnings) == 0) == (told is None), text
     assert told is None or f"warning    {told}" in warnings[-1]
@@ -371,16 +362,13 @@ def test_of_data_without_length_no_length_is_told_and_every_value_by_its_name(tm
     (tmp_path / "stream.py").write_text(STREAM)
     (tmp_path / "x.yaml").write_text(STREAM_CONFIG)
     use_folder(tmp_path)
-    try:
-        for override in ("seed=1", "lr_scheduler={type: StepLR, every: epoch, args: {step_size: 3}}"):
-            text = report(override, path=tmp_path / "x.yaml")
-            assert "length     20 steps\n" in text and "warning" not in text, text
-        assert "train/two/mae, train/two/bias" in text
-        assert "train/two," not in text
-        text = report("lr_scheduler={type: StepLR, every: step, args: {step_size: 30}}", path=tmp_path / "x.yaml")
-        assert "step_size: the rate first changes after 30 moves, and this run makes 20" in text
-    finally:
-        use_folder(None)
+    for override in ("seed=1", "lr_scheduler={type: StepLR, every: epoch, args: {step_size: 3}}"):
+        text = report(override, path=tmp_path / "x.yaml")
+        assert "length     20 steps\n" in text and "warning" not in text, text
+    assert "train/two/mae, train/two/bias" in text
+    assert "train/two," not in text
+    text = report("lr_scheduler={type: StepLR, every: step, args: {step_size: 30}}", path=tmp_path / "x.yaml")
+    assert "step_size: the rate first changes after 30 moves, and this run makes 20" in text
 
 
 def test_data_to_evaluate_that_may_never_end_are_warned_of_at_their_place(tmp_path: Path) -> None:
@@ -389,10 +377,7 @@ def test_data_to_evaluate_that_may_never_end_are_warned_of_at_their_place(tmp_pa
     data = "data: {train: {type: stream.Stream}, val: {type: stream.Stream}}"
     path.write_text(STREAM_CONFIG.replace("data: {train: {type: stream.Stream}}", data))
     use_folder(tmp_path)
-    try:
-        text = "\n".join(check(load_config(path, ["metrics=[r2]"])))
-    finally:
-        use_folder(None)
+    text = "\n".join(check(load_config(path, ["metrics=[r2]"])))
     assert f"warning    {path}:3:38 data.val: has no __len__: an evaluation ends when these data end" in text
 
 

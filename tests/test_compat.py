@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +34,14 @@ from src.utils.errors import CheckpointError, ConfigError, DataError
 from src.utils.paths import PROJECT_ROOT
 from tests.compat_kit import CONFIG, train_as_the_original, write_config, write_project
 
-THEIR_MODULES = ("model", "data_loader", "base", "utils", "logger", "parse_config")
-
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project in the current folder, forgotten afterwards."""
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before, threads = torch.backends.cudnn.deterministic, torch.get_num_threads()
-    handlers = logging.getLogger().handlers[:]
     torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = before
-    for handler in set(logging.getLogger().handlers) - set(handlers):
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-    for name in [name for name in sys.modules if name.split(".")[0] in THEIR_MODULES]:
-        del sys.modules[name]
+    return tmp_path
 
 
 def train(*words: str | Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,15 +53,11 @@ def every_other(samples):
 
 
 @pytest.fixture(autouse=True)
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "own_parts.py").write_text(OWN)
     use_folder(folder)
-    yield folder
-    use_folder(None)
-    import sys
-
-    sys.modules.pop("own_parts", None)
+    return folder
 
 
 def test_classes_are_called_and_the_config_keeps_its_arguments() -> None:
@@ -154,11 +149,8 @@ def test_an_error_of_torch_with_a_list_of_overloads_is_one_line(tmp_path: Path) 
         "        self.rows = torch.randn(n, 3)\n\n    def __getitem__(self, row):\n        return self.rows[row]\n"
     )
     use_folder(tmp_path)
-    try:
-        with pytest.raises(ConfigError) as caught:
-            build("data", Component("noisy.Noise", {"n": "many"}, place="x.yaml:2:3 data"))
-    finally:
-        use_folder(None)
+    with pytest.raises(ConfigError) as caught:
+        build("data", Component("noisy.Noise", {"n": "many"}, place="x.yaml:2:3 data"))
     (line,) = str(caught.value).splitlines()
     assert line.startswith("data noisy.Noise(...): TypeError: randn()") and line.endswith("(x.yaml:2:3 data)")
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import train
 from src.config import Component, Config, ScheduleSettings, load_config
-from src.config.registry import use_folder
 from src.config.signatures import check_components
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
@@ -222,14 +221,6 @@ def test_wrong_overrides(override: str, expected: str, tmp_path: Path) -> None:
     assert any(line.startswith(expected) for line in found), found
 
 
-@pytest.fixture
-def no_folder() -> Iterator[None]:
-    """Commands make the folder of their config a home: forget it."""
-    yield
-    use_folder(None)
-
-
-@pytest.mark.usefixtures("no_folder")
 def test_one_report_holds_mistakes_of_keys_values_and_signatures_from_file_base_and_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,7 +250,6 @@ def test_one_report_holds_mistakes_of_keys_values_and_signatures_from_file_base_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["below.yaml", "x.yaml"]
 
 
-@pytest.mark.usefixtures("no_folder")
 def test_what_is_found_out_while_building_has_its_place_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = "{type: mlp.MLP, args: {in_features: 64, hidden: [8], out_features: 10}}"
     (tmp_path / "x.yaml").write_text(with_line(3, f"model: {args}") + "parameters: {freeze: [layer.*]}\n")
@@ -269,7 +259,6 @@ def test_what_is_found_out_while_building_has_its_place_too(tmp_path: Path, caps
     assert told.startswith("error: x.yaml:8:14 parameters.freeze: 'layer.*' matches no parameter of the model; did you")
 
 
-@pytest.mark.usefixtures("no_folder")
 @pytest.mark.parametrize(("key", "value"), [("targets", "z"), ("inputs", "9")])
 def test_what_a_batch_lacks_is_told_with_the_place_that_wants_it(
     key: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -385,7 +374,6 @@ def test_wrong_components(case: str, tmp_path: Path) -> None:
     assert expected in str(caught.value)
 
 
-@pytest.mark.usefixtures("no_folder")
 def test_a_word_that_torch_reads_in_the_first_step_is_checked_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

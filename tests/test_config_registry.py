@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch  # noqa: F401  # what it imports itself is not what is looked for
 
-from src.config import registry
 from src.config.registry import HOMES, find, known_names, trust, use_folder
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
@@ -41,13 +39,6 @@ HOSTILE += ["__import__('os').system('touch marker')", "lambda: 0", "!!python/na
 
 def test_there_are_at_least_forty_of_them() -> None:
     assert len(set(HOSTILE)) >= 40
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    yield
-    use_folder(None)
-    registry._trusted.clear()
 
 
 @pytest.mark.parametrize("name", HOSTILE)

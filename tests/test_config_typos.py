@@ -54,10 +54,7 @@ def test_a_typo_of_any_key_is_reported_where_it_is_with_what_was_meant(
     root = yaml.compose(text)
     assert root is not None
     use_folder(shipped.parent)
-    try:
-        missed = list(_missed(copy, text, root, each))
-    finally:
-        use_folder(None)
+    missed = list(_missed(copy, text, root, each))
     assert not missed, "\n".join(missed)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch.utils.data import default_collate
 import predict
 import test as test_script
 import train
-from src.config.registry import use_folder
 from src.data.arrays import Arrays
 from src.data.images import ImageFolder
 from src.data.loader import Loader
@@ -214,7 +212,7 @@ def module(folder: Path) -> str:
 
 
 @pytest.fixture
-def reviews(tmp_path: Path) -> Iterator[Path]:
+def reviews(tmp_path: Path) -> Path:
     good, bad, rng = ["good", "great", "fine"], ["bad", "awful", "poor"], np.random.default_rng(0)
     lines = ["review,mood"]
     for row in range(60):
@@ -225,8 +223,7 @@ def reviews(tmp_path: Path) -> Iterator[Path]:
         "    def encode(self, text):\n        return [ord(sign) + self.first for sign in text]\n\n\n"
         "def pairs(text):\n    return [text[i:i + 2] for i in range(len(text) - 1)]\n"
     )
-    yield tmp_path
-    use_folder(None)
+    return tmp_path
 
 
 @pytest.mark.parametrize(

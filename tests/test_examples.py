@@ -80,11 +80,9 @@ def run_example(tmp_path: Path) -> Callable[..., Path]:
 
     def run(name: str, *overrides: str, folder: Path = tmp_path, code: int = 0, words: tuple[str, ...] = ()) -> Path:
         (config,) = (path for path in EXAMPLES if path.stem == name)
-        try:
-            given = [f"trainer.save_dir='{folder}'", *weights_of(name), *overrides]
-            assert train.main(["-c", str(config), *words, *QUIET, *given]) == code
-        finally:
-            use_folder(None)
+        given = [f"trainer.save_dir='{folder}'", *weights_of(name), *overrides]
+        assert train.main(["-c", str(config), *words, *QUIET, *given]) == code
+        use_folder(None)
         return next(folder.glob("*/*"))
 
     return run
@@ -111,10 +109,7 @@ def test_the_command_that_an_example_prints_tests_it(
     run = run_example(name, "trainer.max_steps=2")
     if "test" not in SavedRun(run, "last").config.data.part_names():
         pytest.skip("it has no rows to test")
-    try:
-        assert test_script.main(["-r", str(run)]) == 0
-    finally:
-        use_folder(None)
+    assert test_script.main(["-r", str(run)]) == 0
     assert (run / "report" / "index.html").exists()
 
 
@@ -157,10 +152,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(
         stopped, tmp_path / "copied" / name / stopped.name
     )  # this process holds the lock of the run
     (config,) = (path for path in EXAMPLES if path.stem == name)
-    try:
-        assert train.main(["-c", str(config), *QUIET, length, "-r", str(copied)]) == 0
-    finally:
-        use_folder(None)
+    assert train.main(["-c", str(config), *QUIET, length, "-r", str(copied)]) == 0
     expected, reached = (SavedRun(run, "last").state for run in (straight, copied))
     assert expected["progress"]["step"] == reached["progress"]["step"] == steps
     assert_equal(expected["model"], reached["model"])
@@ -490,10 +482,7 @@ def test_a_sentence_encoder_rests_while_a_head_is_learned_and_then_moves_in_its_
     print("sentiment", accuracy, expected)
     assert accuracy >= 0.85 and accuracy == pytest.approx(expected, abs=0.06)
     copied = shutil.copytree(run, run.with_name("copied"))  # this process holds the lock of the run
-    try:
-        assert train.main(["-r", str(copied), *QUIET, "trainer.epochs=22"]) == 0
-    finally:
-        use_folder(None)
+    assert train.main(["-r", str(copied), *QUIET, "trainer.epochs=22"]) == 0
     changed = moved(shipped, SavedRun(copied, "last").state["model"])
     assert changed and all(name.startswith("body.encoder.layer.5.") for name in changed)
     assert last_row(copied)["val/accuracy"] >= 0.85

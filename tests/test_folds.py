@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from sklearn.metrics import f1_score, r2_score
 
 import test as test_script
 import train
-from src.config.registry import use_folder
 from src.data.content import fingerprint
 from src.folds import FoldMeters
 from src.model.metric import MetricSet
@@ -55,10 +53,9 @@ NUMBERS = {"target": "y", "outputs": 1, "loss": "mse", "metrics": "[r2, mae]", "
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     people(90).to_csv(tmp_path / "people.csv", index=False)
-    yield tmp_path
-    use_folder(None)
+    return tmp_path
 
 
 def people(count: int) -> pd.DataFrame:

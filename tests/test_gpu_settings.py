@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,14 +16,6 @@ from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.device import use_tf32
-
-
-@pytest.fixture
-def _torch_as_before() -> Iterator[None]:
-    precision, in_convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    yield
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = in_convolutions
 
 
 def image_trainer(**settings: Any) -> Trainer:
@@ -65,7 +56,6 @@ def test_a_run_goes_on_with_or_without_channels_last() -> None:
         assert going_on.fit() == pytest.approx(whole, rel=1e-4)
 
 
-@pytest.mark.usefixtures("_torch_as_before")
 def test_tf32_is_what_the_setting_says_in_matrices_and_convolutions_alike_and_left_alone_without_it() -> None:
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     use_tf32(TrainerSettings().tf32)

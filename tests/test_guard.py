@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import train
-from src.config.registry import use_folder
 from src.trainer.checkpoint import load_checkpoint
 from src.trainer.nonfinite import FiniteGradients, SpikeRule
 from src.trainer.resume import open_checkpoint
@@ -333,25 +332,22 @@ def test_replay_shows_the_line_of_the_users_code_and_ends_with_6(
         "loss: CrossEntropyLoss\noptimizer: {type: SGD, args: {lr: 0.5}}\n"
         f"trainer: {{epochs: 1, save_dir: {tmp_path}, accumulate_steps: 2}}\n"
     )
-    try:
-        with pytest.raises(NumericsError) as raised:
-            train.main(["-c", str(tmp_path / "small.yaml")])
-        (capsule,) = (tmp_path / "small").glob("*/failure-00000002.pt")
-        trusted = ["--trust", f"{tmp_path}/"]
-        assert str(raised.value).endswith(f"python train.py --replay {capsule} {' '.join(trusted)}")
-        capsys.readouterr()
-        assert train.main(["--replay", str(capsule), *trusted]) == 6
-        lines = capsys.readouterr().out.splitlines()
-        recorded, found = str(raised.value).splitlines()[:2]
-        assert lines[:2] == [f"recorded   {recorded}", f"           {found}"]
-        assert lines[2].startswith("now        loss ")
-        assert f"breakable_{kind}.py:16" in lines[3]
-        assert lines[3].strip() in found, "the run had found the same"
-        assert ("derivative: Sqrt" if kind == "gradient" else "first nan: log") in lines[3]
-        other = "gradient" if kind == "loss" else "loss"
-        assert train.main(["--replay", str(capsule), f"model.args.kind={other}", *trusted]) == 6
-        with pytest.raises(CheckpointError, match="is no failure capsule; those are RUN/failure-"):
-            train.main(["-c", str(tmp_path / "small.yaml"), "trainer.max_steps=1"])
-            train.main(["--replay", str(next((tmp_path / "small").glob("*/checkpoints/last.pt"))), *trusted])
-    finally:
-        use_folder(None)
+    with pytest.raises(NumericsError) as raised:
+        train.main(["-c", str(tmp_path / "small.yaml")])
+    (capsule,) = (tmp_path / "small").glob("*/failure-00000002.pt")
+    trusted = ["--trust", f"{tmp_path}/"]
+    assert str(raised.value).endswith(f"python train.py --replay {capsule} {' '.join(trusted)}")
+    capsys.readouterr()
+    assert train.main(["--replay", str(capsule), *trusted]) == 6
+    lines = capsys.readouterr().out.splitlines()
+    recorded, found = str(raised.value).splitlines()[:2]
+    assert lines[:2] == [f"recorded   {recorded}", f"           {found}"]
+    assert lines[2].startswith("now        loss ")
+    assert f"breakable_{kind}.py:16" in lines[3]
+    assert lines[3].strip() in found, "the run had found the same"
+    assert ("derivative: Sqrt" if kind == "gradient" else "first nan: log") in lines[3]
+    other = "gradient" if kind == "loss" else "loss"
+    assert train.main(["--replay", str(capsule), f"model.args.kind={other}", *trusted]) == 6
+    with pytest.raises(CheckpointError, match="is no failure capsule; those are RUN/failure-"):
+        train.main(["-c", str(tmp_path / "small.yaml"), "trainer.max_steps=1"])
+        train.main(["--replay", str(next((tmp_path / "small").glob("*/checkpoints/last.pt"))), *trusted])

@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,18 +33,6 @@ for step in range(2000):
 print("a print of the user's")
 print("still training", file=sys.stderr)
 """
-
-
-@pytest.fixture(autouse=True)
-def quiet_after() -> Iterator[None]:
-    root = logging.getLogger()
-    before, level = list(root.handlers), logging.getLogger("src").level
-    yield
-    for handler in [handler for handler in root.handlers if handler not in before]:
-        root.removeHandler(handler)
-        handler.close()
-    logging.getLogger("src").setLevel(level)
-    logging.captureWarnings(False)
 
 
 @pytest.mark.parametrize("shell", ["{} | head -n 1", "{} >&-", "{} > /dev/null", "{} > /dev/full"])

@@ -18,7 +18,6 @@ from torch import Tensor
 import train
 from src.config import Component
 from src.config.build import build
-from src.config.registry import use_folder
 from src.model.accumulate import MeanMetric, Metric
 from src.model.metric import (
     MetricSet,
@@ -299,10 +298,7 @@ def test_any_logged_value_may_be_watched(tmp_path: Path, monitor: str) -> None:
         "def spread(outputs, targets):\n    return {'high': outputs.amax(1).mean(), 'low': outputs.amin(1).mean()}\n"
     )
     (tmp_path / "run.yaml").write_text(RUN.format(folder=tmp_path, monitor=monitor, type=f"{name}.spread"))
-    try:
-        assert train.main(["-c", str(tmp_path / "run.yaml")]) == 0
-    finally:
-        use_folder(None)
+    assert train.main(["-c", str(tmp_path / "run.yaml")]) == 0
     (run,) = tmp_path.glob("saved/monitored/*")
     table = pd.read_csv(run / "metrics.csv")
     mode, column = monitor.split()

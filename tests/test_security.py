@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import logging
 import os
 import re
 import socket
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ import pytest
 import torch
 from torch import nn
 
-from src.logger.console import log_to_file
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.resume import load_weights, open_checkpoint
 from src.utils.command import run_command
@@ -31,16 +28,6 @@ from src.utils.paths import PROJECT_ROOT
 from tests.conftest import product_files
 from tests.trainer_kit import make_trainer
 from train import main
-
-
-@pytest.fixture
-def alone() -> Iterator[None]:
-    """Commands set up logging for a whole process: put it back."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    yield
-    log_to_file(None)
-    root.handlers[:] = handlers
 
 
 class Payload:
@@ -148,7 +135,7 @@ def small_words(folder: Path) -> list[str]:
     return ["-c", "configs/line.yaml", f"trainer.save_dir={folder / 'runs'}", "trainer.epochs=2", "-q"]
 
 
-def test_nothing_that_a_command_makes_can_be_changed_by_all_whatever_the_umask(tmp_path: Path, alone: None) -> None:
+def test_nothing_that_a_command_makes_can_be_changed_by_all_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         assert run_command(lambda: main(small_words(tmp_path))) == 0
@@ -158,7 +145,7 @@ def test_nothing_that_a_command_makes_can_be_changed_by_all_whatever_the_umask(t
     assert len(made) > 5 and not [path for path in made if path.stat().st_mode & stat.S_IWOTH]
 
 
-def test_training_connects_to_nothing(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_connects_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: socket.socket, address: object) -> None:
         raise AssertionError(f"connects to {address}")
 

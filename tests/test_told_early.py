@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import train
-from src.config.registry import use_folder
 from src.utils.errors import KeelError
 
 CODE = """
@@ -112,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def begin(tmp_path: Path, folder: Path) -> Iterator[Callable[..., int]]:
+def begin(tmp_path: Path, folder: Path) -> Callable[..., int]:
     """Trains the config with some lines changed."""
 
     def run(**lines: str) -> int:
@@ -123,8 +122,7 @@ def begin(tmp_path: Path, folder: Path) -> Iterator[Callable[..., int]]:
             ["-c", str(folder / "told.yaml"), "-d", "cpu", "logger.bar=false", f"trainer.save_dir='{tmp_path}/saved'"]
         )
 
-    yield run
-    use_folder(None)
+    return run
 
 
 def test_a_term_of_the_loss_may_be_watched(begin: Callable[..., int]) -> None:

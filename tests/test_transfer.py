@@ -115,13 +115,10 @@ def fine_tune(model: dict[str, Any], folder: Path, parameters: dict[str, Any]) -
         }
     )  # fmt: skip
     use_folder(folder)
-    try:
-        check_components(config)
-        experiment = build_experiment(config, torch.device("cpu"))
-        before = {name: value.clone() for name, value in experiment.model.state_dict().items()}
-        values = build_trainer(config, experiment, torch.device("cpu"), Logger([]), folder).fit()
-    finally:
-        use_folder(None)
+    check_components(config)
+    experiment = build_experiment(config, torch.device("cpu"))
+    before = {name: value.clone() for name, value in experiment.model.state_dict().items()}
+    values = build_trainer(config, experiment, torch.device("cpu"), Logger([]), folder).fit()
     assert 0 <= values["val/accuracy"] <= 1 and values["val/loss"] > 0
     return before, experiment.model
 

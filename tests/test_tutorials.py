@@ -43,13 +43,11 @@ def own(name: str) -> Any:
 def run_tutorial(tmp_path: Path) -> Callable[..., SavedRun]:
     def run(name: str, *overrides: str) -> SavedRun:
         quiet = ["logger.tensorboard=false", "logger.bar=false", f"trainer.save_dir='{tmp_path}'"]
-        try:
-            assert train.main(["-c", str(TUTORIALS / f"{name}.yaml"), "-d", "cpu", *quiet, *overrides]) == 0
-            saved = SavedRun(next(tmp_path.glob("*/*")), "last")
-            saved.state["run"] = saved.path
-            return saved
-        finally:
-            use_folder(None)
+        assert train.main(["-c", str(TUTORIALS / f"{name}.yaml"), "-d", "cpu", *quiet, *overrides]) == 0
+        use_folder(None)
+        saved = SavedRun(next(tmp_path.glob("*/*")), "last")
+        saved.state["run"] = saved.path
+        return saved
 
     return run
 
