@@ -42,7 +42,7 @@ fuzz: setup-dev
 	$(VENV_PYTHON) -m tests.fuzz $(ARGS)
 
 lint: setup-dev
-	@status=0; for linter in "ruff check ." "ruff format --check ." "mypy"; do \
+	@status=0; for linter in "ruff check ." "ruff format --check ." "mypy" "mypy --platform win32"; do \
 		echo "$(VENV_PYTHON) -m $$linter"; $(VENV_PYTHON) -m $$linter || status=1; done; exit $$status
 
 format: setup-dev

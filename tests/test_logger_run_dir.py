@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from typing import Any
 from src.logger.run_dir import RunDir
-RunDir.open(Path(sys.argv[1]))
+run = RunDir.open(Path(sys.argv[1]))
 print("locked", flush=True)
 time.sleep(60)
 """
@@ -34,7 +34,7 @@ import os, sys, time
 from pathlib import Path
 from typing import Any
 from src.logger.run_dir import RunDir
-RunDir.open(Path(sys.argv[1]))
+run = RunDir.open(Path(sys.argv[1]))
 if os.fork():
     time.sleep(60)
 print("locked", flush=True)

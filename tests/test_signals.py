@@ -125,7 +125,10 @@ trainer: {epochs: 5000, save_every_epochs: 1000}
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.full) for each in (signal.SIGUSR1, signal.SIGHUP))],
+)
 def test_a_signal_to_the_whole_process_group_saves_once_and_leaves_no_process(
     tmp_path: Path, number: signal.Signals
 ) -> None:

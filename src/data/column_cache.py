@@ -5,19 +5,16 @@ A row lies in one piece in each of them: batches are rows picked at random, and 
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from src.data.convert_csv import Column, convert
 from src.data.csv_file import csv_errors
@@ -78,7 +75,7 @@ def open_cache(path: Path, separator: str = ",") -> ColumnCache:
         return ColumnCache(folder)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with _alone(parent / f"{name}.lock"):
+        with FileLock(parent / f"{name}.lock"):  # of one that dies the next takes it over
             if not folder.is_dir():
                 _build(path, separator, parent, name, folder)
         return ColumnCache(folder)
@@ -89,17 +86,6 @@ def open_cache(path: Path, separator: str = ",") -> ColumnCache:
 
 def _digest(*texts: str) -> str:
     return blake2b("\0".join(texts).encode(), digest_size=6).hexdigest()
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Be the only process in this block; one that dies lets the next one in."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _build(path: Path, separator: str, parent: Path, name: str, folder: Path) -> None:

@@ -24,7 +24,7 @@ from torch.utils.data._utils import signal_handling
 from src.data.part import SHARED_MEMORY_IS_FULL, Collate, Part, shown_rows
 from src.utils.command import shortage
 from src.utils.errors import KeelError, ResourceError, WorkerError
-from src.utils.signals import Stopped
+from src.utils.signals import ASKING, Stopped
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,6 @@ def identity(batch: Any) -> Any:
 
 
 PARENT_CHECK_S = 1.0
-HELD_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-"""What a terminal or a scheduler sends to the whole process group, and only the training process answers."""
 
 
 @contextmanager
@@ -99,7 +97,10 @@ def starting_workers() -> Iterator[None]:
 
     One that dies at once is noticed when its batch is asked for: torch's handler would raise in the midst of the start.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*HELD_SIGNALS, signal.SIGCHLD})
+    if sys.platform == "win32":  # has none of this
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ASKING, signal.SIGCHLD})
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
@@ -117,14 +118,14 @@ class WorkerStart:
 
     def __call__(self, worker: int) -> None:
         sys.excepthook = _tell_unless_dropped
-        for ignored in HELD_SIGNALS - {signal.SIGTERM}:
+        for ignored in ASKING - {signal.SIGTERM}:
             signal.signal(ignored, signal.SIG_IGN)
-        if hasattr(signal, "sigwaitinfo"):
+        if sys.platform == "linux":
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_SIGNALS, signal.SIGCHLD} - {signal.SIGTERM})
-        else:  # macOS cannot tell who sent it
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HELD_SIGNALS, signal.SIGCHLD})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*ASKING, signal.SIGCHLD} - {signal.SIGTERM})
+        elif sys.platform != "win32":  # macOS cannot tell who sent it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {*ASKING, signal.SIGCHLD})
         if self.user_function is not None:
             self.user_function(worker)
 
@@ -136,13 +137,15 @@ def _tell_unless_dropped(kind: type[BaseException], error: BaseException, trace:
 
 
 def _end_with_parent(starter: int) -> None:
-    """End this process when its parent asks or is gone, whatever it is doing.
+    """End this process when its parent asks or is gone, whatever it is doing. Linux only.
 
     A SIGTERM to the whole group is for the parent, which still needs us.
 
     Args:
         starter: Process that this one was forked from: the training process, or its fork server.
     """
+    if sys.platform != "linux":
+        return
     parent = parent_process()
     asking = {starter, parent.pid if parent else starter}
     while os.getppid() == starter:
@@ -158,8 +161,8 @@ def watched_workers() -> Iterator[None]:
 
     torch's own handler of SIGCHLD raises wherever the training process happens to be: in a step, or in a save.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are none of its business
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield  # there is no such signal, or it is none of its business
         return
     previous = signal.signal(signal.SIGCHLD, lambda *_: _error_if_any_worker_fails())
     try:
@@ -264,8 +267,8 @@ def worker_error(
 
 
 def _advice(killer: int, text: str) -> str:
-    if killer == signal.SIGBUS or "shared memory" in text:
+    if killer == getattr(signal, "SIGBUS", None) or "shared memory" in text:
         return SHARED_MEMORY_IS_FULL
-    if killer == signal.SIGKILL:
+    if killer == getattr(signal, "SIGKILL", None):
         return "often memory ran out: use fewer loader.num_workers or a smaller loader.prefetch_factor"
     return "loader.num_workers=0 shows the error in the training process"

@@ -26,9 +26,8 @@ class EventFile:
         # A clock that was set back must not sort this file before an older one, nor two starts in a second tie.
         latest = max((int(path.name.split(".")[3]) for path in folder.glob(PATTERN)), default=0)
         name = f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.keel.{os.getpid()}"
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         self._event: Any = Event
-        self._file = os.fdopen(descriptor, "wb")
+        self._file = (folder / name).open("xb")  # follows no link
         self._waiting: list[bytes] = []
         self._add(wall_time=time.time(), file_version="brain.Event:2")
 

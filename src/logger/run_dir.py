@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from src.utils.errors import ConfigError
+from src.utils.locks import InUse, hold
 from src.utils.paths import PROJECT_ROOT, shown_path
 from src.utils.secrets import masked, masked_command
 from src.utils.whole_file import write_file
 
 LOG = logging.getLogger(__name__)
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""What some network file systems answer who wants to lock a file there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -68,7 +72,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -123,27 +127,21 @@ class RunDir:
         return run
 
     def lock(self) -> None:
-        """Keep other processes out until `close` or the end of this process, however it ends.
+        """Keep other processes out until `close`, or the end of this object or process, however it ends.
 
         Raises:
             ConfigError: Another process is in here.
         """
-        descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise ConfigError(f"run {shown_path(self.path)} is in use by pid {pid}; stop it first") from None
-        except OSError as error:  # some network file systems have no locks
+            self._lock = hold(self.path / "run.lock")
+        except InUse as owner:
+            raise ConfigError(f"run {shown_path(self.path)} is in use by {owner}; stop it first") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
             LOG.warning("run.lock: %s; nothing keeps a second process out of %s", error.strerror, self.path)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._lock = descriptor
         for litter in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
             litter.unlink(missing_ok=True)
-        # A loader worker that outlives a killed run must not hold its lock: the child lets go, the parent keeps it.
-        os.register_at_fork(after_in_child=self._forget_lock)
 
     def discard(self) -> None:
         """Take back a folder that `create` made, and the folder of its name if no other run is in it."""
@@ -156,13 +154,7 @@ class RunDir:
     def close(self) -> None:
         """Let other processes in."""
         if self._lock is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
-        self._forget_lock()
-
-    def _forget_lock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def write_config(self, config: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from src.utils.locks import is_held
 from src.utils.whole_file import write_file
 
 INDEX_NAME = ".runs.json"
@@ -110,19 +110,7 @@ def _fingerprint(path: str) -> list[int]:
 
 def is_running(run: str | Path) -> bool:
     """Return whether a process holds the lock of a run; a crashed one holds none."""
-    try:
-        descriptor = os.open(f"{run}/run.lock", os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+    return is_held(f"{run}/run.lock")
 
 
 def read_run(path: Path) -> RunRecord:

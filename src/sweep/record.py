@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +19,7 @@ from src.config.mistakes import dotted
 from src.config.settings import Config
 from src.logger.run_dir import new_folder
 from src.utils.errors import ConfigError
+from src.utils.locks import InUse, hold
 from src.utils.paths import shown_path
 from src.utils.secrets import masked
 from src.utils.whole_file import write_file
@@ -91,12 +90,10 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = os.open(path / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise ConfigError(f"{shown_path(path)}: another tune.py is running this sweep; stop it first") from None
+            self._lock = hold(path / "sweep.lock")
+        except InUse as owner:
+            raise ConfigError(f"{shown_path(path)}: {owner} is running this sweep; stop it first") from None
 
     @classmethod
     def create(cls, parent: Path, config: Config) -> SweepFolder:
@@ -129,7 +126,7 @@ class SweepFolder:
 
     def discard(self) -> None:
         """Take the folder back, and those around it that hold nothing else."""
-        os.close(self._lock)
+        self._lock.release()
         shutil.rmtree(self.path)
         with suppress(OSError):  # other runs are there
             self.path.parent.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -104,6 +105,8 @@ def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _warn_of_others(path: Path) -> None:
     """Say that somebody else could have changed what is about to be read."""
+    if sys.platform == "win32":
+        return  # rights are not in the mode of a file
     status = path.stat()
     if status.st_uid not in (0, os.getuid()):
         log.warning("%s belongs to another user, who may have changed it", shown_path(path))

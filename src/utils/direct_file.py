@@ -12,9 +12,6 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 
-if sys.platform == "linux":
-    import fcntl
-
 CHUNK_BYTES = 1 << 20
 
 
@@ -118,6 +115,8 @@ class DirectFile:
         """Write past the system's cache, or through it; return whether that is a change."""
         if sys.platform != "linux":
             return False
+        import fcntl
+
         before = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         after = before | os.O_DIRECT if is_direct else before & ~os.O_DIRECT
         if after != before:

@@ -11,7 +11,7 @@ from typing import Any
 
 SECOND_PRESS_S = 5.0
 """A second Ctrl-C within this time leaves at once."""
-ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+ASKING = {each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")}
 """Signals that ask to stop, as far as the system has them. SLURM sends SIGUSR1 when asked to warn."""
 
 
@@ -54,8 +54,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         try:
-            for number in (getattr(signal, name) for name in ASKING if hasattr(signal, name)):
-                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+            for number in ASKING:
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._receive)
         except ValueError:  # not in the main thread, where Python allows no handlers
             pass

@@ -17,10 +17,9 @@ def whole_file(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # the umask takes from it
     encoding, newline = ("utf-8", "") if mode == "w" else (None, None)
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
+        with beside.open(mode.replace("w", "x"), encoding=encoding, newline=newline) as file:  # follows no link
             yield file
             file.flush()
             os.fsync(file.fileno())
