@@ -73,8 +73,8 @@ def put_back(folder: Path) -> Iterator[None]:
         if read() != value:
             put(value)
     for name in [name for name in set(sys.modules) - modules if not name.startswith("src.")]:
-        places = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", [])]
-        if any(str(place).startswith((str(folder), *OWN_FOLDERS)) for place in places):
+        places = f"{getattr(sys.modules[name], '__file__', '')} {getattr(sys.modules[name], '__path__', '')}"
+        if any(own in places for own in (str(folder), *OWN_FOLDERS)):
             del sys.modules[name]  # the next may call a file of its own the same
 
 
