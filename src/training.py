@@ -252,8 +252,9 @@ def describe_steps(config: Config, trainer: Trainer, state: Mapping[str, Any] | 
     if size > 1:
         rows = loader.batch_size
         log.info("ranks  %d processes, %d rows each: a global batch of %d rows", size, rows // size, rows)
-    if state is not None and state.get("batch_size", loader.batch_size) != loader.batch_size:
-        log.info("change global batch  %d -> %d", state["batch_size"], loader.batch_size)
+    before = state and state.get("batch_size")
+    if before not in (None, loader.batch_size):
+        log.info("change global batch  %d -> %d", before, loader.batch_size)
     for line in misfits(trainer):
         log.warning("%s", with_place(line, config.places))
 

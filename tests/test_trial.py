@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from src.trainer.memory import OptimizerMemory
-from src.trainer.trial import check_moments, check_next_move
+from src.trainer.trial import check_moments, check_next_move, check_settings
 from src.utils.alike import Unlike
 from tests.chaos import unequal
 
@@ -45,6 +45,7 @@ def test_a_good_state_is_tried_and_left_as_it_was(make: Callable[..., torch.opti
     model, optimizer = trained(make)
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
     gradients = [each.grad.clone() for each in model.parameters() if each.grad is not None]
+    check_settings(optimizer)
     check_moments(optimizer)
     assert not list(unequal(before, (model.state_dict(), optimizer.state_dict())))
     assert all(map(torch.equal, gradients, [each.grad for each in model.parameters()]))  # type: ignore[arg-type]
@@ -83,6 +84,39 @@ def test_an_optimizer_that_makes_no_step_without_a_state_either_is_not_judged() 
     optimizer = Odd([parameter], lr=0.1)
     optimizer.state[parameter] = {"sum": torch.zeros(3)}
     check_moments(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("betas", (1e300, 0.9), r"param_groups\[0\]: Invalid beta"),
+        ("betas", (0.9,), r"param_groups\[0\]: "),
+        ("eps", -1.0, r"param_groups\[0\]: Invalid epsilon"),
+    ],
+)
+def test_settings_that_the_constructor_would_refuse_are_refused(key: str, value: Any, told: str) -> None:
+    _, optimizer = trained(torch.optim.AdamW)
+    state = copy.deepcopy(OptimizerMemory(optimizer).state_dict())
+    state["state"]["param_groups"][0][key] = value
+    with pytest.raises(Unlike, match=told):
+        OptimizerMemory(optimizer).load_state_dict(state)
+
+
+def test_a_state_of_a_parameter_that_is_no_mapping_is_refused() -> None:
+    _, optimizer = trained(torch.optim.AdamW)
+    state = copy.deepcopy(OptimizerMemory(optimizer).state_dict())
+    state["state"]["state"][0] = []
+    with pytest.raises(Unlike, match=r"state\.0 is a list, a mapping is needed"):
+        OptimizerMemory(optimizer).load_state_dict(state)
+
+
+def test_the_ends_of_a_curve_are_those_of_the_config_whatever_a_checkpoint_says() -> None:
+    _, optimizer = trained(torch.optim.AdamW)
+    lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
+    state = copy.deepcopy(OptimizerMemory(optimizer).state_dict())
+    state["state"]["param_groups"][0] |= {"max_momentum": -1, "lr": 0.05}
+    OptimizerMemory(optimizer).load_state_dict(state)
+    assert optimizer.param_groups[0]["max_momentum"] == 0.95 and optimizer.param_groups[0]["lr"] == 0.05
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from src.data.loader import Loader
 from src.trainer.resume import load_weights
-from src.trainer.trial import check_moments
+from src.trainer.trial import check_moments, check_settings
 from src.utils.alike import check_alike
 from src.utils.device import to_device
 from src.utils.errors import CheckpointError, KeelError
@@ -23,6 +23,8 @@ YOUNGER = ("guard",)
 """Owners that older checkpoints do not hold; they start afresh."""
 YOUNGER_KEYS = ("bad_steps", "micro_batches", "evaluation_pieces", "best_at")
 """The same of what owners hold."""
+ENDS = ("initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum")
+"""Where the curves of torch's schedules begin and end, which they write into groups of parameters: the config says."""
 MAX_PIECES = 1 << 16
 """Of a batch: more than rows of any."""
 COMPARED = ("progress", "monitor", "scaler")
@@ -90,7 +92,11 @@ class OptimizerMemory:
             {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
         ]
         check_alike({"param_groups": groups}, state["state"], "state", is_counted=False)
+        ends = [{key: group[key] for key in ENDS if key in group} for group in groups]
         self.optimizer.load_state_dict(state["state"])
+        for group, own in zip(self.optimizer.param_groups, ends, strict=True):
+            group.update(own)
+        check_settings(self.optimizer)
         check_moments(self.optimizer)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,6 +16,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.utils.alike import Unlike, check_alike
+
+
+def check_settings(optimizer: Optimizer) -> None:
+    """Let the constructor of one of torch's optimizers look at the settings of each group; rates are the schedule's.
+
+    Raises:
+        Unlike: Names the group and says what is wrong.
+    """
+    kind = type(optimizer)
+    known = inspect.signature(kind).parameters.keys() - {"lr", "params"}
+    for number, group in enumerate(optimizer.param_groups if kind.__module__.startswith("torch.") else []):
+        try:
+            kind(group["params"], **{key: value for key, value in group.items() if key in known})
+        except Exception as error:
+            raise Unlike(f"param_groups[{number}]: {error}") from error
 
 
 def check_moments(optimizer: Optimizer) -> None:
@@ -30,8 +46,9 @@ def check_moments(optimizer: Optimizer) -> None:
         for parameter in group["params"]:
             number += 1
             state = optimizer.state.get(parameter)
-            if not state or type(parameter.data) is not Tensor or "closure" in group:
+            if state is None or type(parameter.data) is not Tensor or "closure" in group:
                 continue
+            check_alike({}, state, f"state.{number}")
             try:
                 _step(optimizer, group, parameter, state)
             except Exception as error:
