@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
 import os
 import random
@@ -26,7 +27,6 @@ from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.trainer.plain import check_plain
 from src.trainer.resume import best_weights, load_weights, newest_run, open_checkpoint
 from src.utils.errors import CheckpointError, ResourceError
-from src.utils.paths import PROJECT_ROOT
 
 
 def state(step: int) -> dict[str, Any]:
@@ -251,16 +251,12 @@ def test_a_failed_write_leaves_the_older_checkpoint_and_no_litter(
         assert not list(store.folder.glob(".tmp-*"))
 
 
-SAVER = """
-import sys, torch
-from pathlib import Path
-from src.trainer.checkpoint import CheckpointStore
-store = CheckpointStore(Path(sys.argv[1]), keep=2)
-print("ready", flush=True)
-for step in range(1, 100000):
-    weights = {"weight": torch.full((200_000,), float(step))}
-    store.save({"format": 1, "model": weights, "progress": {"step": step}}, step, is_best=step % 3 == 0)
-"""
+def save_until_killed(folder: Path, ready: int) -> None:
+    store = CheckpointStore(folder, keep=2)
+    for step in range(1, 100000):
+        weights = {"weight": torch.full((200_000,), float(step))}
+        store.save({"format": 1, "model": weights, "progress": {"step": step}}, step, is_best=step % 3 == 0)
+        os.write(ready, b".")
 
 
 def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path) -> None:
@@ -268,12 +264,18 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path)
     for turn in range(6):
         folder = tmp_path / str(turn)
         folder.mkdir()
-        command = [sys.executable, "-c", SAVER, str(folder)]
-        with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.2 + 0.3 * draw.random())
-            process.send_signal(signal.SIGKILL)
+        told, ready = os.pipe()
+        process = os.fork()
+        if not process:
+            with contextlib.suppress(BaseException):
+                save_until_killed(folder, ready)
+            os._exit(1)
+        os.close(ready)
+        assert os.read(told, 1) == b".", "it has saved once"
+        time.sleep(0.3 * draw.random())
+        os.kill(process, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+        os.close(told)
         killed = CheckpointStore(folder)
         killed.recover()
         content = killed.newest()[1]

@@ -235,9 +235,10 @@ class Bag(nn.Sequential):
 """
 
 
-def test_texts_come_through_a_pipe_as_lines_or_as_csv(tmp_path: Path) -> None:
-    words = {"good": "very good indeed", "bad": "bad, it is"}
-    frame = pd.DataFrame({"review": [words["good"], words["bad"]] * 20, "stars": ["good", "bad"] * 20})
+def test_texts_come_through_a_pipe_as_lines_or_as_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame({"review": ["very good indeed", "bad, it is"] * 20, "stars": ["good", "bad"] * 20})
     frame.to_csv(tmp_path / "reviews.csv", index=False)
     (tmp_path / "bag.py").write_text(BAG)
     run = trained(TEXTS.replace("FILE", str(tmp_path / "reviews.csv")), tmp_path)
@@ -247,14 +248,14 @@ def test_texts_come_through_a_pipe_as_lines_or_as_csv(tmp_path: Path) -> None:
         "csv": table.assign(number=1)[["number", "review"]].to_csv(index=False),
         "tabs": table.assign(number=1).to_csv(index=False, sep="\t"),
     }
-    script, trusted = str(ROOT / "predict.py"), f"{tmp_path}/"
+    words = ["-r", str(run), "--input", "-", "--trust", f"{tmp_path}/"]
+    capsys.readouterr()
     told = []
     for text in piped.values():
-        ran = subprocess.run(
-            [sys.executable, script, "-r", str(run), "--input", "-", "--trust", trusted],
-            input=text, capture_output=True, text=True,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr
-        told.append(ran.stdout)
-    assert told[0] == told[1] == told[2]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert predict.main(words) == 0
+        told.append(capsys.readouterr().out)
+    command = [sys.executable, str(ROOT / "predict.py"), *words]
+    done = subprocess.run(command, input=piped["csv"], capture_output=True, text=True, check=True)
+    assert told == [done.stdout] * 3, "nothing but predictions is on standard output"
     assert list(pd.read_csv(io.StringIO(told[0]))["prediction"]) == ["good", "bad", "good"]
