@@ -293,10 +293,10 @@ def test_a_call_costs_microseconds(tmp_path: Path) -> None:
     logger = new_logger(tmp_path)
     values = {"step/loss": 0.5, "step/lr": 1e-3, "step/grad_norm": 1.0}
     logger.scalars(values, step=0)
-    start = time.perf_counter()
+    start = time.process_time()  # of a busy machine, only what is our own
     for step in range(1, 1001):
         logger.scalars(values, step=step)
-    assert (time.perf_counter() - start) / 1000 < 500e-6  # 20 microseconds on an idle machine
+    assert (time.process_time() - start) / 1000 < 500e-6  # 20 microseconds on an idle machine
     logger.close()
 
 
