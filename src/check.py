@@ -17,7 +17,6 @@ from src.config.mistakes import with_place
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.data.content import AT_CHECK, find_overlaps
-from src.data.share import Share
 from src.experiment import Experiment, build_experiment, build_optimizers, build_trainer
 from src.logger.logger import Logger, check_sinks
 from src.logger.run_dir import check_writable
@@ -64,8 +63,8 @@ def check(
     check_writable(project_path(config.trainer.save_dir))
     device = find_device(config.trainer.device)
     seed_everything(config.seed)
-    share = Share(ranks.rank, ranks.world_size)
-    experiment = build_experiment(config, device, state and state["data"], share)
+    experiment = build_experiment(config, device, state and state["data"], ranks)
+    experiment.model.to(device)  # the others are only pretended: all of it is tried here
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
     try_out(config, experiment, device, None if "data" in allowed else state, str(run))

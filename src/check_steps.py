@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from src.config.settings import Config
 from src.experiment import Experiment
+from src.trainer.choose_parallel import is_cut
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import tensors_in
 from src.trainer.schedule import count_steps
@@ -38,7 +39,7 @@ def try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrust
     group = tuple(islice(trainer.train_loader.batches(), config.trainer.accumulate_steps))
     own = trainer.parallel.own(group)
     trains_alone = hasattr(trainer.task, "update") and type(trainer.task).step is Task.step  # it has no step to try
-    is_cut = trainer.settings.parallel_settings.mode == "fsdp" and not trainer.ranks.is_alone
+    is_divided = is_cut(trainer.settings, trainer.ranks)
     before = None if trains_alone else _evaluate_once(trainer, own[0])
     traffic: Any = getattr(trainer.ranks, "traffic", nullcontext())
     times = []
@@ -53,11 +54,11 @@ def try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrust
     trainer.progress.step += NUM_STEPS
     if before is not None:
         yield f"shapes     batch {_shapes(own[0])} -> outputs {_shapes(before.outputs)}"
-    if is_cut:
+    if is_divided:
         yield "loss       not told: it takes the weights of all ranks; --check without --world-size tells it"
     elif before is not None:
         yield _describe_change(before, _evaluate_once(trainer, own[0]), mistrusted)
-    for name, loader in ({} if is_cut else experiment.val_loaders).items():
+    for name, loader in ({} if is_divided else experiment.val_loaders).items():
         (batch,) = trainer.parallel.own([next(iter(loader.batches()))])
         output = _evaluate_once(trainer, batch)
         yield f"{name:<10} loss {float(output.loss):.5g} on its first batch"
@@ -68,7 +69,7 @@ def try_steps(trainer: Trainer, experiment: Experiment, config: Config, mistrust
     if not trainer.ranks.is_alone:
         compresses = trainer.settings.parallel_settings.compress is not None
         yield f"traffic    {traffic.describe(trainer.ranks.world_size, compresses)}"
-    if not is_cut:  # gradients are of pretended weights there
+    if not is_divided:  # gradients are of pretended weights there
         mistrusted += _dead_parameters(trainer)
 
 

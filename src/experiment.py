@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from src.data.content import fingerprint
 from src.data.facts import TrainingData
 from src.data.loader import Loader
 from src.data.part import Part
-from src.data.share import WHOLE, Share
+from src.data.share import Share
 from src.data.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
 from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
+from src.trainer.hollow import place_once
 from src.trainer.hooks import Hook
 from src.trainer.memory import TaskMemory
 from src.trainer.predictions import Meaning
@@ -67,7 +68,7 @@ class Experiment:
 
 
 def build_experiment(
-    config: Config, device: torch.device, data_state: Mapping[str, Any] | None = None, share: Share = WHOLE
+    config: Config, device: torch.device, data_state: Mapping[str, Any] | None = None, ranks: Ranks = ALONE
 ) -> Experiment:
     """Build data, model, task and metrics.
 
@@ -75,14 +76,16 @@ def build_experiment(
         config: Checked by `check_components`.
         device: Where loss and model go.
         data_state: What the data learned from the training rows in an earlier run; None learns it anew.
-        share: Which rows of every batch this process reads.
+        ranks: Of the run; each reads its share of every batch.
     """
     parts = build_parts(config, data_state)
+    share = Share(ranks.rank, ranks.world_size)
     loaders = {name: training_loader(config, part, device, share) for name, part in parts.items()}
     steps_per_epoch, total_steps = count_steps(loaders["train"], config.trainer)
     length = {"steps_per_epoch": steps_per_epoch, "total_steps": total_steps}
     available: dict[str, object] = {"data": TrainingData(parts["train"]), "loader": length}
-    model = available["model"] = build_model(config.model, available).to(device)
+    build_own = partial(build_model, config.model, available)
+    model = available["model"] = place_once(build_own, device, config.trainer, ranks)
     criterion = available["loss"] = build_criterion(config.loss, device, available)
     measures = {name: build("metrics", part, available=available) for name, part in config.metrics.items()}
     metrics = MetricSet(measures, getattr(parts["train"].dataset, "class_names", None))
@@ -161,9 +164,9 @@ def build_criterion(
 
 def _on(criterion: Any, device: torch.device) -> Criterion:
     """Class weights and other buffers of a loss live where the model does."""
-    if isinstance(criterion, functools.partial):
+    if isinstance(criterion, partial):
         moved = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in criterion.keywords.items()}
-        return functools.partial(criterion.func, *criterion.args, **moved)
+        return partial(criterion.func, *criterion.args, **moved)
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,23 +55,25 @@ def train(
 
         check_components(config)
         from src.config.changes import check_changes
-        from src.data.share import Share
         from src.experiment import build_experiment, build_sinks, build_trainer
         from src.logger.logger import Logger
+        from src.opening import introduce
         from src.restore import restore
+        from src.trainer.choose_parallel import is_cut
         from src.trainer.init_from import init_weights
         from src.utils.device import load_compiler
 
         load_compiler()
 
-    if state is not None:
-        allowed = with_batch_size(allowed, state, config, ranks)
+    allowed = with_batch_size(allowed, state, config, ranks)
     changed = [] if state is None else check_changes(state["config"], config, allowed, str(path))
     device = prepare(config, ranks)
-    experiment = build_experiment(config, device, state and state["data"], Share(ranks.rank, ranks.world_size))
+    experiment = build_experiment(config, device, state and state["data"], ranks)
     if config.trainer.init_from and state is None:
         init_weights(experiment.model, config.trainer.init_from)
-    try_out(config, experiment, device, None if "data" in allowed else state, str(path))
+    trial = partial(try_out, config, experiment, device, None if "data" in allowed else state, str(path))
+    if not is_cut(config.trainer, ranks):
+        trial()
     meet(config, experiment, device, ranks)
 
     run = open_folder(path, config, ranks)
@@ -78,16 +81,15 @@ def train(
         undo.callback(lambda: run.discard() if path is None and ranks.is_main else run.close())
         logger = Logger(build_sinks(config, run.path) if ranks.is_main else [])
         trainer = build_trainer(config, experiment, device, logger, run.checkpoints, ranks)
+        if is_cut(config.trainer, ranks):
+            trial()  # before, rank 0 alone may have values
         trainer.hooks += watchers
         trainer.guard.trusted = tuple(trust_needed())
         if state is not None:
             restore(trainer, state, str(run.path), config, experiment)
         undo.pop_all()
     if ranks.is_main:
-        run.write_config(config.as_dict())
-        run.write_environment(command, config.seed)
-        introduce(config, experiment, run, logger, None if state is None else changed)
-        describe_steps(config, trainer, state)
+        introduce(config, experiment, trainer, run, command, state, changed)
     return fit(trainer, run, logger, () if is_one_of_many else what_next(run.path, config, experiment))
 
 
@@ -112,9 +114,11 @@ def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
     return device
 
 
-def with_batch_size(allowed: Sequence[str], state: Mapping[str, Any], config: Config, ranks: Ranks) -> Sequence[str]:
+def with_batch_size(
+    allowed: Sequence[str], state: Mapping[str, Any] | None, config: Config, ranks: Ranks
+) -> Sequence[str]:
     """Return `allowed`, and the size of a batch where all ranks together read the batches the run was begun with."""
-    is_same = state.get("batch_size") == config.loader_of("train").batch_size * ranks.world_size
+    is_same = state is not None and state.get("batch_size") == config.loader_of("train").batch_size * ranks.world_size
     return (*allowed, "loader.batch_size") if is_same else allowed
 
 
@@ -241,58 +245,3 @@ def tell_end(trainer: Trainer, run: RunDir) -> None:
     if not trainer.ranks.is_main:
         log.error("stopped in step %d", step, exc_info=True)
     log.info("stopped in step %d; %s holds %s", step, shown_path(run.path), kept)
-
-
-def describe_steps(config: Config, trainer: Trainer, state: Mapping[str, Any] | None) -> None:
-    """Say how many processes train together, what that makes of a batch, and what the run is too short or long for."""
-    from src.config.mistakes import with_place
-    from src.trainer.misfits import misfits
-
-    loader, size = trainer.train_loader, trainer.ranks.world_size
-    if size > 1:
-        rows = loader.batch_size
-        log.info("ranks  %d processes, %d rows each: a global batch of %d rows", size, rows // size, rows)
-    before = state and state.get("batch_size")
-    if before not in (None, loader.batch_size):
-        log.info("change global batch  %d -> %d", before, loader.batch_size)
-    for line in misfits(trainer):
-        log.warning("%s", with_place(line, config.places))
-
-
-def introduce(
-    config: Config, experiment: Experiment, run: RunDir, logger: Logger, changed: Sequence[str] | None
-) -> None:
-    """Say what is about to run, on the console and to whoever looks at the run later; from now on the log is kept.
-
-    Args:
-        config: Of this run.
-        experiment: As built.
-        run: Its folder.
-        logger: Takes the config of a new run.
-        changed: Of a run that goes on: what differs from before. None for a new run.
-    """
-    from src.data.content import AT_START, find_overlaps
-    from src.logger.console import log_to_file
-    from src.trainer.rehearse import count_parameters, describe_length
-    from src.trainer.schedule import count_epochs
-    from src.utils.paths import shown_path
-
-    log_to_file(run.log_file)
-    rows = ", ".join(f"{name} {describe_length(part)}" for name, part in experiment.parts.items())
-    epochs = count_epochs(experiment.loaders["train"], config.trainer)
-    total, trainable = count_parameters(experiment.model, experiment.freezing.resting(epochs))
-    name = type(experiment.model).__name__
-    log.info("run    %s", shown_path(run.path))
-    log.info("data   %s rows", rows)
-    log.info(
-        "model  %s, %s parameters%s", name, f"{total:,}", "" if total == trainable else f", {trainable:,} trainable"
-    )
-    for line in changed or ():
-        log.info("change %s", line)
-    if changed is None:
-        overlaps = find_overlaps(experiment.parts, AT_START, fast_only=True)
-        if overlaps:
-            log.warning("data   %s", "; ".join(map(str, overlaps)))
-        logger.text("config", f"```yaml\n{(run.path / 'config.yaml').read_text(encoding='utf-8')}```")
-        logger.text("environment", f"```json\n{(run.path / 'environment.json').read_text(encoding='utf-8')}```")
-        logger.hparams(config.as_dict())

@@ -5,29 +5,38 @@ In one process the same scenarios train a whole model.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.model.metric import accuracy, f1
 from src.trainer.groups import parameter_groups
+from src.trainer.hollow import is_hollow, place_once
+from src.trainer.nonfinite import tensors_in
 from src.trainer.parallel_settings import ParallelSettings
-from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings
+from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
+from src.trainer.trainer import Trainer
 from src.utils.errors import ConfigError, ResourceError
 from src.utils.ranks import Ranks
-from tests.ranks_kit import Parts, Result, by_one, by_ranks, main, train
+from tests.ranks_kit import Parts, Result, by_one, by_ranks, loader_of, main, train
 from tests.trainer_kit import NoisyRows
 
+CPU = torch.device("cpu")
 FSDP = ParallelSettings("fsdp")
 
 
@@ -112,6 +121,80 @@ def parts(ranks: Ranks, folder: Path) -> Result:
     torch.manual_seed(3)
     model = nn.ModuleDict({"body": nn.Linear(6, 8), "head": nn.Linear(8, 3)})
     return trained(ranks, task=Parts(), model=model)
+
+
+class Layered(nn.Module):
+    """Sixteen blocks, and what else a model may hold; its values come from the stream, as those of most models do."""
+
+    def __init__(self, quirk: str = "") -> None:
+        super().__init__()
+        self.embedding, self.memory = nn.Linear(6, 9), nn.LSTM(9, 9, batch_first=True)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(9, 64), nn.Tanh(), nn.Linear(64, 9)) for _ in range(16)])
+        self.norm, self.head, self.again = nn.LayerNorm(9), nn.Linear(9, 3), nn.Linear(9, 3)
+        self.again.weight = self.head.weight
+        self.register_buffer("noise", torch.randn(9), persistent=False)
+        self.register_buffer("count", torch.tensor(7))
+        if quirk:
+            self.table = torch.ones(3) if quirk == "loose" else torch.linspace(0, 1, 3).tolist()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.memory(self.embedding(inputs)[:, None])[0][:, 0] + self.noise
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        hidden = self.norm(hidden)
+        both: Tensor = self.head(hidden) + self.again(hidden)
+        return both
+
+
+class Held(TorchDispatchMode):
+    """A context: the most bytes of tensors made in it that were held at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most, self._storages = 0, {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in tensors_in(result):
+            if not each.is_meta and not isinstance(each, DTensor):
+                self._storages[StorageWeakRef(each.untyped_storage())] = each.untyped_storage().nbytes()
+        self._storages = {reference: size for reference, size in self._storages.items() if not reference.expired()}
+        self.most = max(self.most, sum(self._storages.values()))
+        return result
+
+
+def built_once(ranks: Ranks, folder: Path) -> Result:
+    """A model that only rank 0 builds with values: how it begins, what building and dividing it held, how it trains."""
+    torch.manual_seed(11)
+    settings = TrainerSettings(epochs=2, parallel=FSDP, ema_decay=0.9)
+    with Held() as held:
+        model = place_once(Layered, CPU, settings, ranks)
+        is_empty = is_hollow(model)
+        streams = ranks.gather(torch.rand(3))
+        adagrad = torch.optim.Adagrad(model.parameters(), lr=0.1, initial_accumulator_value=0.1)
+        before = weakref.ref(next(model.parameters()))
+        trainer = Trainer(
+            Task(nn.CrossEntropyLoss()), model, loader_of(NoisyRows(50), ranks, 8), {"optimizer": adagrad}, settings,
+            ranks=ranks,
+        )  # fmt: skip
+        is_let_go = before() is None
+    first = copy.deepcopy({name: trainer.stateful[name].state_dict() for name in ("model", "ema", "optimizer")})
+    noise = ranks.gather(model.noise)
+    trainer.fit()
+    return {
+        "first": first, "streams": streams, "noise": noise, "weights": trainer.stateful["model"].state_dict(),
+        "empty": ranks.gather(is_empty), "let_go": ranks.gather(is_let_go), "held": ranks.gather(held.most),
+    }  # fmt: skip
+
+
+def built_by_all(ranks: Ranks, folder: Path) -> Result:
+    """Models that cannot be built without values."""
+    found = {}
+    for quirk in ("loose", "value"):
+        torch.manual_seed(11)
+        model = place_once(partial(Layered, quirk), CPU, TrainerSettings(parallel=FSDP), ranks)
+        found[quirk] = ranks.gather(dict(model.named_parameters()))
+    return found
 
 
 class Answer:
@@ -234,6 +317,8 @@ SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
         mixed,
         skipped,
         parts,
+        built_once,
+        built_by_all,
         hidden,
         halfway,
         halfway_in_shards,

@@ -41,7 +41,9 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
         "check_steps",
     },
     "check_steps": {"utils", "trainer", "config", "experiment"},
-    "training": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "restore", "closing"},
+    "training": {"utils", "data", "model", "logger", "trainer", "config"}
+    | {"experiment", "restore", "opening", "closing"},
+    "opening": {"utils", "data", "logger", "trainer", "config", "experiment"},
     "closing": {"utils", "config"},
     "streams": {"utils", "data", "logger", "trainer", "config", "experiment"},
     "replay": {"utils", "trainer", "experiment", "saved_run"},

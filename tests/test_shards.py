@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from src.data.loader import Loader
 from src.saved_run import load_model
 from src.trainer.checkpoint import CheckpointStore
 from src.trainer.freezing import Freezing
+from src.trainer.hollow import NeedsValues, build_hollow
 from src.trainer.hooks import Hook
 from src.trainer.nonfinite import tensors_in
 from src.trainer.parallel_settings import ParallelSettings
@@ -29,11 +31,11 @@ from src.utils.errors import ConfigError
 from src.utils.ranks import ALONE
 from tests.conftest import ROOT
 from tests.ranks_kit import Result, Scaled, TwoPlayers, by_one, by_ranks, loader_of
-from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, outcomes
+from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, Layered, outcomes
 from tests.trainer_kit import NoisyRows
 
-SPECIAL = ("mixed", "hidden", "halfway", "halfway_in_shards", "in_background", "full_in_background")
-EXACT = [name for name in SCENARIOS if name not in SPECIAL]
+SPECIAL = ("built_once", "built_by_all", "mixed", "hidden", "halfway", "halfway_in_shards", "in_background")
+EXACT = [name for name in SCENARIOS if name not in (*SPECIAL, "full_in_background")]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,48 @@ def test_a_checkpoint_of_shards_looks_like_that_of_one_process(
         assert layout(one[name]) == layout(two[name])
         assert list(one[name]) == list(two[name])
         assert all(each.untyped_storage().nbytes() == each.nbytes for each in tensors_in(two[name]))
+
+
+def test_what_only_rank_0_builds_begins_as_in_one_process_to_the_bit_and_trains_alike(
+    found: dict[int, dict[str, Result]],
+) -> None:
+    one, two = found[1]["built_once"], found[2]["built_once"]
+    assert two["empty"] == [False, True] and two["let_go"] == [True, True]
+    assert layout(one["first"]) == layout(two["first"])
+    for first, second in zip(tensors_in(one["first"]), tensors_in(two["first"]), strict=True):
+        assert torch.equal(first, second)
+    for stream, noise in zip(two["streams"], two["noise"], strict=True):
+        assert torch.equal(stream, one["streams"][0]) and torch.equal(noise, one["noise"][0])
+    for name, weight in one["weights"].items():
+        assert torch.allclose(weight, two["weights"][name], rtol=0, atol=2e-5), name
+
+
+def test_the_other_ranks_never_hold_a_whole_model(found: dict[int, dict[str, Result]]) -> None:
+    one, (_, other) = found[1]["built_once"], found[2]["built_once"]["held"]
+    whole = sum(each.nbytes for each in tensors_in(one["first"]))  # with its average and what Adagrad keeps
+    assert other < 0.7 * whole <= 0.8 * one["held"][0]
+
+
+def test_a_model_that_cannot_be_built_without_values_is_built_by_all(found: dict[int, dict[str, Result]]) -> None:
+    for quirk, (one,) in found[1]["built_by_all"].items():
+        for other in found[2]["built_by_all"][quirk]:
+            assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (partial(Layered, "value"), "meta tensor"),
+        (partial(Layered, "loose"), "a tensor that is neither a parameter nor a buffer; use register_buffer"),
+        (lambda: nn.Linear(torch.randint(1, 5, (1,), device="cpu")[0], 2), "random numbers on a device of its own"),
+        (lambda: nn.LazyLinear(2), "its lazy layers take their sizes from a batch"),
+    ],
+)
+def test_why_a_model_cannot_be_built_without_values(build: Callable[[], nn.Module], reason: str) -> None:
+    stream = torch.get_rng_state()
+    with pytest.raises(NeedsValues, match=reason):
+        build_hollow(build)
+    assert torch.equal(torch.get_rng_state(), stream)
 
 
 @pytest.mark.full

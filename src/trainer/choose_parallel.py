@@ -8,6 +8,11 @@ from src.utils.errors import ConfigError
 from src.utils.ranks import Ranks
 
 
+def is_cut(settings: TrainerSettings, ranks: Ranks) -> bool:
+    """Return whether each process holds a part of the model."""
+    return settings.parallel_settings.mode == "fsdp" and not ranks.is_alone
+
+
 def choose_parallel(settings: TrainerSettings, ranks: Ranks) -> OneProcess:
     """Return how the processes of a run share the work.
 

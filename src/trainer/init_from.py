@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from src.trainer.hollow import is_hollow
 from src.trainer.resume import strip_prefixes
 from src.trainer.settings import InitFrom
 from src.trainer.weight_file import read_weights
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 def init_weights(model: nn.Module, given: str | InitFrom) -> None:
     """Start `model` from the weights of a run, checkpoint or file of weights, taking nothing else from it.
 
+    A model without values will get those of rank 0, which does the same.
+
     Args:
         model: Gets the weights.
         given: A path, or which weights of it to take.
@@ -27,6 +30,8 @@ def init_weights(model: nn.Module, given: str | InitFrom) -> None:
     Raises:
         CheckpointError: There is no such checkpoint, nothing of it fits, or with `strict` something does not.
     """
+    if is_hollow(model):
+        return
     settings = InitFrom(given) if isinstance(given, str) else given
     path = project_path(settings.path)
     take_weights(model, read_weights(path), settings, f"init_from {shown_path(path)}")

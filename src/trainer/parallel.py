@@ -45,10 +45,14 @@ class OneProcess:
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """Return `model` where it is trained."""
+        return self._arranged(model, device).to(device)
+
+    def _arranged(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Return `model` as it is trained on `device`."""
         recompute(model, self.settings.recompute)
         if self.settings.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # activations follow
-        return model.to(device)
+        return model
 
     def average(self, model: nn.Module) -> AveragedWeights | None:
         """Return the moving average of the weights of `model`, as placed, if one is kept."""
@@ -105,10 +109,10 @@ class OneProcess:
 class Replicas(OneProcess):
     """Trains a model that every process holds whole, each on its share of every batch."""
 
-    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def _arranged(self, model: nn.Module, device: torch.device) -> nn.Module:
         from src.trainer.replica import with_shared_batch_norm
 
-        model = super().place(model, device)
+        model = super()._arranged(model, device)
         return with_shared_batch_norm(model, device) if self.settings.parallel_settings.sync_batch_norm else model
 
     def make_meters(self, metrics: MetricSet, device: torch.device) -> Meters:

@@ -22,7 +22,7 @@ from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.command import shortage
 from src.utils.deterministic import no_deterministic_form
 from src.utils.device import to_device
-from src.utils.errors import DataError, KeelError, NumericsError, first_line
+from src.utils.errors import ConfigError, DataError, KeelError, NumericsError, first_line
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
@@ -40,6 +40,7 @@ def size_lazy_layers(task: Task, model: nn.Module, loader: Loader, device: torch
     """
     if not any(is_lazy(value) for value in [*model.parameters(), *model.buffers()]):
         return
+    model.to(device)
     args, kwargs, _ = task.open(to_device(loader.peek(NUM_ROWS), device))
     with evaluating(model), torch.no_grad():
         try:
@@ -85,6 +86,8 @@ def rehearse(
         except Exception as error:
             if shortage(error) or no_deterministic_form(error):
                 raise
+            if (mistake := uses_uncalled(error)) is not None:
+                raise mistake from error
             raise DataError(
                 f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}"
                 + (f"; {_NO_STEP}" if only_updates else "")
@@ -97,6 +100,16 @@ def rehearse(
     if not torch.isfinite(output.loss):
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
     return output
+
+
+def uses_uncalled(error: Exception) -> ConfigError | None:
+    """Return what to say where `error` came of using a part of a weight that is gathered for calls of its module."""
+    if "mixed torch.Tensor and DTensor" not in str(error):
+        return None
+    return ConfigError(
+        "trainer.parallel: fsdp gathers weights when the module that holds them is called, and the task uses some "
+        "without calling the model; name the modules it calls in trainer.parallel.shard, or use ddp"
+    )
 
 
 def _check_broadcast(task: Task, part: Part, output: StepOutput, batch: Any) -> None:

@@ -20,6 +20,7 @@ from src.trainer.memory import OptimizerMemory, Stateful
 from src.trainer.nonfinite import FiniteGradients
 from src.trainer.optimizers import has_gradients
 from src.trainer.parallel import OneProcess, Replicas
+from src.trainer.rehearse import uses_uncalled
 from src.trainer.resume import load_weights
 from src.trainer.settings import TrainerSettings
 from src.trainer.shard_saving import take_apart
@@ -58,21 +59,22 @@ class Sharded(Replicas):
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         check_settings(self.settings)
-        model = super().place(model, device)
-        patterns = self.settings.parallel_settings.shard
-        self.ranks.copy_from_main([*(each.detach() for each in model.parameters()), *model.buffers()])
-        self._average = None if self.settings.ema_decay is None else copy.deepcopy(model).requires_grad_(False)
+        model = self._arranged(model, device)
+        patterns, before = self.settings.parallel_settings.shard, dict(model.named_parameters())
         mesh = init_device_mesh(device.type, (self.ranks.world_size,))
-        before = dict(model.named_parameters())
-        for each in [model] if self._average is None else [model, self._average]:
-            cut(each, find_units(each, patterns), mesh, self.settings)
+        self._average = None
+        if self.settings.ema_decay is not None:
+            self._average = copy.deepcopy(model, {id(each): each for each in before.values()})  # cutting copies them
+            cut(self._average, find_units(self._average, patterns), mesh, self.settings, self.ranks)
+            self._average.requires_grad_(False)
+        cut(model, find_units(model, patterns), mesh, self.settings, self.ranks)
         self._moved: dict[Tensor, nn.Parameter] = {before[name]: each for name, each in model.named_parameters()}
         return model
 
     def make_step(self, trainer: Trainer, take: Take, wants_to_stop: Callable[[], bool]) -> Step:
         check_trainer(trainer)
         for optimizer in trainer.optimizers.values():
-            adopt(optimizer, self._moved)
+            adopt(optimizer, self._moved, self.ranks)
         self._moved = {}
         return super().make_step(trainer, take, wants_to_stop)
 
@@ -141,12 +143,9 @@ class ShardedTask:
         try:
             output = self._task.step(self._forward, batch)
         except RuntimeError as error:
-            if "mixed torch.Tensor and DTensor" not in str(error):
-                raise
-            raise ConfigError(
-                "trainer.parallel: fsdp gathers weights when the module that holds them is called, and the task uses "
-                "some without calling the model; name the modules it calls in trainer.parallel.shard, or use ddp"
-            ) from error
+            if (mistake := uses_uncalled(error)) is not None:
+                raise mistake from error
+            raise
         return output.loss, output
 
     def carry(self, loss: Tensor, told: Tensor | None) -> Tensor:

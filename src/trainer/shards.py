@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from src.trainer.recompute import has_forward, matching_modules, outermost
 from src.trainer.settings import TrainerSettings
 from src.utils.errors import ConfigError
+from src.utils.ranks import Ranks
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WHERE = "trainer.parallel.shard"
@@ -81,19 +82,49 @@ def _check_tied(model: nn.Module, units: Mapping[str, nn.Module]) -> None:
             )
 
 
-def cut(model: nn.Module, units: Mapping[str, nn.Module], mesh: DeviceMesh, settings: TrainerSettings) -> None:
-    """Divide the weights of `model` among the processes of `mesh`, in place."""
+def cut(
+    model: nn.Module, units: Mapping[str, nn.Module], mesh: DeviceMesh, settings: TrainerSettings, ranks: Ranks
+) -> None:
+    """Divide the weights of `model` among the processes of `mesh`, in place, with the values that rank 0 has.
+
+    One unit after the other comes to the device and is cut, so that no more than one is ever there whole.
+    """
+    device = torch.device(mesh.device_type)
+    _fill(model, "_buffers", device, ranks)
     chosen = settings.parallel_settings
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if chosen.cpu_offload else OffloadPolicy()
     computed = TYPES[settings.amp_dtype] if settings.amp_dtype else None
     sent = TYPES[chosen.compress] if chosen.compress else torch.float32 if computed else None
     for module in units.values():
+        _fill(module, "_parameters", device, ranks)
         has_norm = any(isinstance(each, _BatchNorm) for each in module.modules())  # its weights are as its mean: float
         policy = MixedPrecisionPolicy(None if has_norm else computed, sent, cast_forward_inputs=False)
         name = type(module).__name__
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
         type(module).__name__ = name  # torch makes a class `FSDPLeNet`, which nobody has written
         module.register_forward_hook(_let_go)
+
+
+def _fill(model: nn.Module, kind: str, device: torch.device, ranks: Ranks) -> None:
+    """Give the tensors of `model` that are not cut new places on `device`, with the values that rank 0 has."""
+    filled: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, old in [*getattr(module, kind).items()]:
+            if old is None or isinstance(old, DTensor):
+                continue
+            if id(old) not in filled:
+                new = _from_main(old, device, ranks)
+                filled[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, name, filled[id(old)])
+
+
+def _from_main(value: Tensor, device: torch.device, ranks: Ranks) -> Tensor:
+    """Return a copy on `device` of rank 0's `value`; that of other ranks only has its shape."""
+    copied = torch.empty(value.shape, dtype=value.dtype, device=device)
+    if ranks.is_main:
+        copied.copy_(value.detach())
+    ranks.copy_from_main([copied] if copied.numel() else [])
+    return copied
 
 
 def _let_go(module: nn.Module, inputs: Any, outputs: Any) -> None:
@@ -103,13 +134,23 @@ def _let_go(module: nn.Module, inputs: Any, outputs: Any) -> None:
         module.reshard()
 
 
-def adopt(optimizer: Optimizer, moved: Mapping[Tensor, nn.Parameter]) -> None:
+def adopt(optimizer: Optimizer, moved: Mapping[Tensor, nn.Parameter], ranks: Ranks) -> None:
     """Let an optimizer train shards in place of the parameters it was made with, and shard what it keeps of them."""
     for group in optimizer.param_groups:
-        group["params"] = [moved.get(each, each) for each in group["params"]]
-    for parameter in [each for each in optimizer.state if each in moved]:
-        new, kept = moved[parameter], optimizer.state.pop(parameter)
-        optimizer.state[new] = {key: _as_shard(value, new) for key, value in kept.items()}
+        old = group["params"]
+        group["params"] = [moved.get(each, each) for each in old]
+        for parameter in [each for each in old if each in moved and each in optimizer.state]:
+            new, kept = moved[parameter], optimizer.state.pop(parameter)
+            is_on_device = bool(group.get("fused") or group.get("capturable"))
+            optimizer.state[new] = {key: _adopted(value, new, is_on_device, ranks) for key, value in kept.items()}
+
+
+def _adopted(value: Any, like: nn.Parameter, is_on_device: bool, ranks: Ranks) -> Any:
+    """Return what rank 0 keeps of a parameter, in shards as `like`; counters stay on the host where torch has them."""
+    if not isinstance(value, Tensor):
+        return value
+    device = like.device if value.dim() or is_on_device else torch.device("cpu")
+    return _as_shard(_from_main(value, device, ranks), like)
 
 
 def whole(value: Any, keep: bool = True) -> Any:

@@ -131,6 +131,8 @@ class Group(Ranks):
             self._num_told += 1
             if self.is_main:
                 self._store.set(f"told/{self._num_told}", data)  # type: ignore[arg-type]  # bytes will do
+            while not self._store.check([f"told/{self._num_told}"]):  # building a large model takes its time
+                time.sleep(0.01)
             return _decoded(self._store.get(f"told/{self._num_told}"))
         size = torch.tensor(len(data))
         with self.waiting():
