@@ -104,6 +104,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_a_lone_one_refused(
         path.write_bytes(DAMAGES[case](path.read_bytes(), b"x" * path.stat().st_size))
     code, said = command("-r", run)
     assert code == 4 and newest.name in said and older.name in said
+    assert said.count(newest.name) == 1, "what is told of each file is told once"
 
 
 @pytest.mark.full
@@ -145,6 +146,23 @@ def test_a_run_goes_on_with_no_other_model_optimizer_or_schedule(
     code, said = command("-r", run, "trainer.epochs=3", *words)
     assert code == 4 and re.search(told, said), said
     assert {path: path.read_bytes() for path in run.rglob("*.pt")} == before
+
+
+@pytest.mark.parametrize("words", [["optimizer=AdamW"], ["lr_scheduler={type: StepLR, args: {step_size: 1}}"]])
+def test_no_way_is_shown_that_leads_nowhere(words: list[str], run: Path, command: Callable[..., Answer]) -> None:
+    code, said = command("-r", run, "trainer.epochs=3", *words)
+    assert code == 4 and "trainer.init_from" in said and "--allow-change" not in said
+    assert (
+        command("-r", run, "trainer.epochs=3", *words, "--allow-change", "optimizer", "--allow-change", "lr_scheduler")[
+            0
+        ]
+        == 4
+    )
+    code, said = command("-r", run, "trainer.epochs=3", "optimizer.args.lr=0.01")
+    assert code == 4 and "--allow-change optimizer.args.lr" in said
+    assert (
+        command("-r", run, "trainer.epochs=3", "optimizer.args.lr=0.01", "--allow-change", "optimizer.args.lr")[0] == 0
+    )
 
 
 def packed(path: Path, content: Any) -> None:
@@ -262,6 +280,10 @@ def test_a_checkpoint_that_others_may_change_is_read_with_a_warning(run: Path, c
     (run / "checkpoints").chmod(0o777)
     code, said = command("-r", run)
     assert code == 0 and "can be changed by every user of this machine: chmod o-w" in said
+    (run / "checkpoints").chmod(0o755)
+    newest = max(run.glob("checkpoints/step-*.pt"))
+    newest.chmod(0o666)
+    assert f"{newest} can be changed by every user" in command("-r", run, "trainer.epochs=3")[1]
 
 
 def test_a_run_that_is_in_use_is_not_gone_on_with(run: Path, command: Callable[..., Answer]) -> None:

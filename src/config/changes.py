@@ -33,6 +33,9 @@ REFUSED = {
 }
 """Patterns of keys that a run cannot change as it goes on, and why; first match wins, empty means it can."""
 
+OF_ANOTHER_KIND = r"(optimizer|lr_scheduler)((\.\w+)?\.type)?"
+"""Keys that say which optimizers and schedules there are."""
+
 
 @dataclass(frozen=True)
 class Change:
@@ -46,6 +49,11 @@ class Change:
     def is_harmless(self) -> bool:
         """Whether the same weights come out."""
         return re.fullmatch(HARMLESS, dotted(self.path)) is not None
+
+    @property
+    def is_of_another_kind(self) -> bool:
+        """Whether what is in the checkpoint is the memory of something else, so that nobody can go on with it."""
+        return re.fullmatch(OF_ANOTHER_KIND, dotted(self.path)) is not None
 
     @property
     def objection(self) -> str:
@@ -95,7 +103,9 @@ def _refusal(refused: Sequence[Change], where: str) -> str:
         others = [f"{len(refused) - 1} more: {', '.join(printable(dotted(each.path)) for each in refused[1:])}"]
     keys = (_shortest(each, refused) for each in refused)
     allow = " ".join(f"--allow-change {key}" for key in dict.fromkeys(keys))
-    way_out = f"To start a new run from its weights use trainer.init_from; to go on all the same, {allow}"
+    way_out = "To start a new run from its weights use trainer.init_from"
+    if not any(each.is_of_another_kind for each in refused):
+        way_out += f"; to go on all the same, {allow}"
     return "\n".join([first, *others, way_out])
 
 

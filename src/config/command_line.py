@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -81,6 +82,8 @@ def collect_overrides(options: argparse.Namespace) -> tuple[str, ...]:
     """Return all overrides, the shortcuts spelt out."""
     shortcuts = {"device": "trainer.device", "lr": "optimizer.args.lr", "bs": "loader.batch_size"}
     given = {key: getattr(options, name, None) for name, key in shortcuts.items()}
+    if options.device is not None:
+        given["trainer.device"] = json.dumps(options.device)  # a GPU's number is a name, and no number
     return (*options.overrides, *(f"{key}={value}" for key, value in given.items() if value is not None))
 
 

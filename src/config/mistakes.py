@@ -24,11 +24,23 @@ class Mistakes:
         self.places: Mapping[KeyPath, str] = places or {}
         self.lines: list[str] = []
         self._paths: set[KeyPath] = set()
+        self._unread: set[str] = set()
 
     def add(self, path: KeyPath, what: str) -> None:
-        """Notes what is wrong with the value at `path`."""
+        """Notes what is wrong with the value at `path`, unless its text was refused already."""
         self._paths.add(path)
-        self.add_at(self.at(path), what)
+        if self.places.get(path) not in self._unread:
+            self.add_at(self.at(path), what)
+
+    def refuse(self, place: str, what: str) -> None:
+        """Notes what is wrong with the text of a value: no value came of it that could be right or wrong."""
+        self._unread.add(place)
+        self.add_at(place, what)
+
+    def hand_on(self, place: str, key_place: str) -> None:
+        """Takes the place of a key for that of its value: if the text at one was refused, so it was at the other."""
+        if place in self._unread:
+            self._unread.add(key_place)
 
     def at(self, path: KeyPath) -> str:
         """Returns where `path` was written, and what it is called."""
@@ -79,12 +91,15 @@ def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
 
 
 def with_place(line: str, places: Mapping[KeyPath, str]) -> str:
-    """Puts the place where a key was written before a line that begins with the key."""
-    mistakes = Mistakes(places)
+    """Puts the place where a key was written before a line that begins with the key, and not with the name of a file.
+
+    A key of `trainer` and the like need not be written out: its section is where to do so.
+    """
     key = re.match(r"([a-z_]+(\.\w+)*)( \([^)]*\))?: ", line)
     path = tuple(int(word) if word.isdecimal() else word for word in key[1].split(".")) if key else ()
-    place = mistakes.place(path) if any(each[:1] == path[:1] for each in mistakes.places if each) else ""
-    return f"{place} {line}" if place else line
+    begins = any(each[: min(len(path), 2)] == path[:2] for each in places if each)
+    is_key = begins or (path[:1] in places and path[0] in ("task", "trainer", "loader", "logger"))
+    return f"{Mistakes(places).place(path)} {line}" if path and is_key else line
 
 
 def dotted(path: KeyPath) -> str:
@@ -141,12 +156,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _close(word: str, known: Iterable[str]) -> list[str]:
     """Returns the nearest known word; all that are one edit away, when there are several."""
-    lower = word.lower()
+    lower, known = word.lower(), list(known)
     scored = sorted(
         (_edits(lower, each.lower()), -difflib.SequenceMatcher(None, lower, each.lower()).ratio(), each)
         for each in known
         if each != word
     )
+    initials = "".join(part[:1] for part in lower.split("_"))
+    if len(initials) > 1 and initials in known:
+        return [initials]  # learning_rate: lr
     by_one_edit = [each for edits, _, each in scored if edits <= 1 and edits == scored[0][0]]
     return by_one_edit or [each for _, ratio, each in scored[:1] if ratio <= -0.6]
 

@@ -120,7 +120,9 @@ def fits(annotation: Any, value: Any) -> bool:
 
 
 def meant_instead(annotation: Any, value: Any) -> str:
-    """Says what a value of the wrong type may have been meant to be: a near word, or the number between its quotes."""
+    """Says what a value of the wrong type may have been meant to be: a near word, a number in quotes, text without."""
+    if isinstance(value, int | float) and fits(annotation, str(value)):
+        return "; quote it"
     if isinstance(value, str) and any(could_be(annotation, number) for number in (1, 1.5)):
         return unquoted(value)
     arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)

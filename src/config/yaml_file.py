@@ -157,7 +157,7 @@ class _Reader:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(str(event.anchor), place)
         if event.tag is not None:
-            self.mistakes.add_at(place, f"tag {event.tag} is not allowed; only plain values are read, nothing runs")
+            self.mistakes.refuse(place, f"tag {event.tag} is not allowed; only plain values are read, nothing runs")
         start = self.nodes
         self._count(1, place)
         if event.anchor is not None:
@@ -191,6 +191,7 @@ class _Reader:
                 self.mistakes.add_at(key_node.place, f"`{key}` given twice (first at {entries[key].place})")
             else:
                 entries[key] = Node(value_node.value, key_node.place)
+                self.mistakes.hand_on(value_node.place, key_node.place)
         for node in merged:
             if isinstance(node.value, dict):
                 entries = {**node.value, **entries}
@@ -218,9 +219,9 @@ class _Reader:
             return text
         value = scalar(text)
         if value == text and _LEADING_ZERO.fullmatch(text):
-            self.mistakes.add_at(place, f"{text} has a leading zero; write {text.lstrip('+-0') or 0}, or quote it")
+            self.mistakes.refuse(place, f"{text} has a leading zero; write {text.lstrip('+-0') or 0}, or quote it")
         elif value == text and _UNDERSCORES.fullmatch(text):
-            self.mistakes.add_at(place, f"{text} is not a number in YAML; write {text.replace('_', '')}, or quote it")
+            self.mistakes.refuse(place, f"{text} is not a number in YAML; write {text.replace('_', '')}, or quote it")
         return value
 
     def _place(self, event: Any) -> str:

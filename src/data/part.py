@@ -224,6 +224,8 @@ def row_seed(seed: int, number: int) -> int:
 
 def shown_rows(numbers: Sequence[int]) -> str:
     """Return row numbers as text, at most the first five."""
+    if not numbers:
+        return "rows without numbers"
     listed = ", ".join(str(number) for number in numbers[:5])
     return f"row{'' if len(numbers) == 1 else 's'} {listed}{', ...' if len(numbers) > 5 else ''}"
 

@@ -122,11 +122,14 @@ class CheckpointStore:
             for manifest_path in found:
                 path = manifest_path.with_suffix(".pt")
                 try:
-                    return path, load_checkpoint(path)
+                    content = load_checkpoint(path)
                 except CheckpointError as error:
                     if manifest_path.exists():  # else a run that goes on has newer ones
                         reasons.append(str(error))
-                        log.warning("skipped a checkpoint: %s", error)
+                else:
+                    for reason in reasons:
+                        log.warning("skipped a checkpoint: %s", reason)
+                    return path, content
             if all(manifest_path.exists() for manifest_path in found):
                 raise CheckpointError("\n".join(reasons) or f"{shown_path(self.folder)}: holds no checkpoint yet")
 

@@ -75,13 +75,44 @@ class Term:
         except torch.OutOfMemoryError:
             raise
         except (IndexError, RuntimeError, ValueError, TypeError) as error:
-            raise DataError(explain_loss_error(self.criterion, outputs, targets, error)) from error
+            raise self._explained(outputs, targets, error) from error
+
+    def has_no_label(self, targets: Any) -> bool:
+        """Return whether the loss leaves out every row of a batch, so that its mean is nan."""
+        return self.is_of_labels and are_labels(targets) and bool((targets == self.ignore_index).all())
+
+    def _explained(self, outputs: Any, targets: Any, error: Exception) -> DataError:
+        """Return in the user's terms why `criterion(outputs, targets)` failed."""
+        reason = first_line(error)
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+            return DataError(
+                f"loss {self.name} failed on {type(outputs).__name__} and {type(targets).__name__}: {reason}"
+            )
+        if self.is_of_labels and targets.is_floating_point() and targets.shape != outputs.shape:
+            return DataError(
+                f"loss {self.name} needs whole-number labels; targets are {targets.dtype} of shape "
+                f"{list(targets.shape)}: let the dataset give int64, or use a loss of values such as MSELoss"
+            )
+        if self.is_of_labels and are_labels(targets) and outputs.dim() > 1:
+            classes = outputs.shape[1]
+            wrong = ((targets < 0) | (targets >= classes)) & (targets != self.ignore_index)
+            if wrong.any():
+                first = wrong.nonzero()[0]
+                return DataError(
+                    f"label {int(targets[tuple(first)])} is out of range: the model has {classes} outputs, labels are "
+                    f"0 to {classes - 1}",
+                    position=int(first[0]) if len(first) else 0,
+                )
+        return DataError(
+            f"loss {self.name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
+            f"{list(targets.shape)} {targets.dtype}: {reason}"
+        )
 
     def weigh(self, outputs: Any, targets: Any) -> Weight:
         """Return how much a batch counts in an average: its rows, or the sum of their class weights; 0.0 for a sum."""
         if self.is_sum:
             return 0.0
-        if self.is_of_labels and isinstance(targets, Tensor) and not targets.is_floating_point():
+        if self.is_of_labels and are_labels(targets):
             valid: Tensor = targets != self.ignore_index
             class_weights = self.option("weight", None)
             if class_weights is not None:
@@ -154,24 +185,6 @@ def _portion(own: Weight, total: Weight) -> Weight:
     return own / total if total else 1.0  # sums are just added
 
 
-def explain_loss_error(criterion: Any, outputs: Any, targets: Any, error: Exception) -> str:
-    """Say in the user's terms why `criterion(outputs, targets)` failed."""
-    name = getattr(criterion, "__name__", type(criterion).__name__)
-    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
-        if isinstance(criterion, (nn.CrossEntropyLoss, nn.NLLLoss)):
-            if targets.is_floating_point() and targets.shape != outputs.shape:
-                return (
-                    f"loss {name} needs whole-number labels; targets are {targets.dtype} of shape {list(targets.shape)}"
-                )
-            if not targets.is_floating_point() and targets.numel() and outputs.dim() > 1:
-                classes, low, high = outputs.shape[1], int(targets.min()), int(targets.max())
-                if low < 0 or high >= classes:
-                    wrong = low if low < 0 else high
-                    return (
-                        f"label {wrong} is out of range: the model has {classes} outputs, labels are 0 to {classes - 1}"
-                    )
-        return (
-            f"loss {name} failed on outputs {list(outputs.shape)} {outputs.dtype} and targets "
-            f"{list(targets.shape)} {targets.dtype}: {first_line(error)}"
-        )
-    return f"loss {name} failed on {type(outputs).__name__} and {type(targets).__name__}: {first_line(error)}"
+def are_labels(targets: Any) -> bool:
+    """Return whether targets are whole numbers in a tensor."""
+    return isinstance(targets, Tensor) and not targets.is_floating_point()

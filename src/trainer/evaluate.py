@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from src.data.loader import Loader
+from src.data.part import shown_rows
 from src.data.share import SharedBatch
 from src.trainer.meters import Meters
 from src.trainer.nonfinite import ADVICE
 from src.trainer.out_of_memory import Pieces
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
-from src.utils.errors import ConfigError, NumericsError
+from src.utils.errors import ConfigError, DataError, NumericsError
 from src.utils.seed import rng_state, set_rng_state
 from src.utils.signals import Stopped
 
@@ -73,6 +74,7 @@ def evaluate(
 
     Raises:
         Stopped: `stop` said so.
+        DataError: A batch does not fit the model or the loss; names its rows.
         NumericsError: The loss is not a finite number.
         ResourceError: A single row does not fit into memory.
     """
@@ -85,18 +87,37 @@ def evaluate(
     meters.reset()
     with evaluating(model), undisturbed(task), torch.no_grad():
         task.begin(loader.part.name, epoch)
-        for batch in loader.batches():
+        for number, batch in enumerate(loader.batches()):
             if stop():
                 raise Stopped
-            if meet is None:
-                for output in pieces.outputs(loader.part.name, batch, compute):
-                    meters.update(output)
-            else:
-                meters.update(meet(compute(batch.batch), batch))
+            try:
+                if meet is None:
+                    for output in pieces.outputs(loader.part.name, batch, compute):
+                        meters.update(output)
+                else:
+                    meters.update(meet(compute(batch.batch), batch))
+            except DataError as error:
+                raise with_rows(error, loader, 0, number, pieces.progress.evaluation_pieces == 1) from error
     values = meters.compute()
     if not torch.isfinite(torch.tensor(values["loss"])):
         raise NumericsError(f"{loader.part.name}: the loss over this part is {values['loss']}; {ADVICE}")
     return values
+
+
+def with_rows(error: DataError, loader: Loader, epoch: int, batch: int, is_whole: bool) -> DataError:
+    """Return the same error with the rows it is about: of the batch with that number, or the one that is to blame.
+
+    Args:
+        error: Of model or loss.
+        loader: Gave the batch.
+        epoch: Of the batch.
+        batch: Its number within the epoch.
+        is_whole: Whether it was computed at once, so that a position in what was computed is one in the batch.
+    """
+    rows = (loader.rows(epoch, batch, 1) or [[]])[0]
+    if is_whole and error.position is not None and error.position < len(rows):
+        rows = [rows[error.position]]
+    return DataError(f"{loader.part.name} {shown_rows(rows)}: {error}")
 
 
 def predict(

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from src.data.part import shown_rows
 from src.trainer.before_step import BeforeStep
 from src.trainer.capsule import write_capsule
 from src.trainer.diagnosis import Finding, agreed, diagnose
+from src.trainer.evaluate import with_rows
 from src.trainer.nonfinite import ADVICE, SpikeRule, all_finite, explain_nonfinite, shown_rates
 from src.trainer.schedule import learning_rates
 from src.utils.alike import check_alike
 from src.utils.device import to_device
-from src.utils.errors import NumericsError
+from src.utils.errors import DataError, NumericsError
 from src.utils.paths import shown_path
 
 if TYPE_CHECKING:
+    from src.trainer.task import StepOutput
     from src.trainer.trainer import Trainer
 
 KEPT_EVERY_STEPS = 50
@@ -37,7 +40,7 @@ class BadStep(NumericsError):
     """A step has gone wrong before anything was applied.
 
     Args:
-        kind: `loss`, `gradient` or `spike`.
+        kind: `loss`, `gradient`, `spike`, or `labels` where the batch has none.
         loss: Of the batch; of a gradient unknown.
     """
 
@@ -76,14 +79,13 @@ class Guard:
         """What the command line needs besides, for the config in a capsule to name what it names."""
         self.spikes = SpikeRule()
         self._before: BeforeStep | None = None
-        self._num_before = 0
         self._gradients = trainer.parallel.finite_gradients(trainer.device)
         self._has_scaler = settings.amp_dtype == "fp16"  # it skips gradients that are not finite by itself
         self._rolls_back = "rollback" in (settings.nonfinite, settings.loss_spikes)
         self._kept: dict[str, Any] = {}
         self._losses: list[tuple[int, Tensor]] = []
         self._noticed: NoticedLate | None = None
-        self._repeats_until, self._num_returns, self._num_answered = 0, 0, 0
+        self._repeats_until, self._num_returns, self._num_answered, self._num_before = 0, 0, 0, 0
         trainer.step.look = self.look
         if hasattr(trainer.task, "update"):  # it calls the optimizers itself
             for optimizer in trainer.optimizers.values():
@@ -91,8 +93,8 @@ class Guard:
 
     def make(self, batches: Sequence[Any]) -> None:
         """Make one update from the micro-batches given, unless it goes wrong."""
-        trainer = self.trainer
-        if self._rolls_back and trainer.progress.step % KEPT_EVERY_STEPS == 0:
+        trainer, progress = self.trainer, self.trainer.progress
+        if self._rolls_back and progress.step % KEPT_EVERY_STEPS == 0:
             self._kept = {name: copy.deepcopy(trainer.stateful[name].state_dict()) for name in self._trained()}
         if not self.is_careful:
             trainer.step.make(batches)
@@ -106,17 +108,20 @@ class Guard:
             trainer.step.make(batches)
         except BadStep as bad:
             self._answer(bad, batches, self._before)
-        if not self._is_always_careful and trainer.progress.step + 1 >= self._repeats_until:
+        except DataError as error:
+            number = progress.batch + trainer.meters.num_batches - self._num_before
+            raise with_rows(error, trainer.train_loader, progress.epoch, number, progress.micro_batches == 1) from error
+        if not self._is_always_careful and progress.step + 1 >= self._repeats_until:
             self._end_repetition()
 
-    def take(self, loss: Tensor) -> None:
+    def take(self, output: StepOutput) -> None:
         """Look at the loss of a batch, or keep it to be looked at later."""
         if not self.is_careful:
-            self._losses.append((self.trainer.progress.step + 1, loss.detach()))
+            self._losses.append((self.trainer.progress.step + 1, output.loss.detach()))
             return
-        value = loss.item()
+        value = output.loss.item()
         if not math.isfinite(value):
-            raise BadStep("loss", value)
+            raise BadStep("labels" if self.trainer.task.has_no_label(output.targets) else "loss", value)
         if self.trainer.settings.loss_spikes:
             if value > self.spikes.limit():
                 raise BadStep("spike", value)
@@ -200,7 +205,7 @@ class Guard:
         num_done = trainer.meters.num_batches - self._num_before
         is_one = bad.kind != "gradient" and progress.micro_batches == 1 and num_done < len(batches)
         which = slice(num_done if is_one else 0, None)
-        shown = self._found(batches, before), _shown_rows(rows[which])
+        shown = self._found(batches, before), shown_rows([row for batch in rows[which] for row in batch])
         told = [self._explain(bad, batches[which], rows[which]), "; ".join(map(str, shown))]
         told = agreed(trainer.ranks, told, bool(shown[0]))
         before.put_back()
@@ -222,7 +227,7 @@ class Guard:
         if policy != "stop" and progress.bad_steps >= settings.max_bad_steps:
             told[1] += f"; trainer.max_bad_steps is {settings.max_bad_steps}"
         if policy == "stop" or progress.bad_steps >= settings.max_bad_steps:
-            raise NumericsError("\n".join(told))
+            raise (DataError if bad.kind == "labels" else NumericsError)("\n".join(told))
         progress.bad_steps += 1
         self._num_answered += 1
         for line in told:
@@ -236,6 +241,8 @@ class Guard:
         if bad.kind == "spike":
             rule = f"{SpikeRule.SIGMAS:g} standard deviations above the mean of the last {len(self.spikes.losses)}"
             return f"step {step}: the loss is {bad.loss:.6g}, more than {rule}, at {shown_rates(rates)}"
+        if bad.kind == "labels":
+            return f"step {step}: no row of the batch has a label, so the loss is {bad.loss}; leave such rows out"
         if bad.kind == "gradient":
             return f"step {step}: the loss is finite, but its gradient is not, at {shown_rates(rates)}; {ADVICE}"
         return explain_nonfinite(bad.loss, step, rates, batches[0], rows[0] if rows else None)
@@ -291,10 +298,3 @@ _gradient = attrgetter("grad")
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _shown_rows(batches: Sequence[Sequence[int]]) -> str:
-    rows = [row for batch in batches for row in batch]
-    if not rows:
-        return "rows without numbers"
-    return f"rows {', '.join(map(str, rows[:8]))}{', ...' if len(rows) > 8 else ''}"

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from src.data.loader import Loader
 from src.data.part import Part
-from src.trainer.criterion import terms_of
+from src.trainer.criterion import are_labels, terms_of
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
 from src.trainer.task import StepOutput, Task, undisturbed
@@ -97,7 +97,7 @@ def rehearse(
     norms.check(loader)
     _check_labels(task, loader.part, output, arguments or {})
     _check_broadcast(task, loader.part, output, batch)
-    if not torch.isfinite(output.loss):
+    if not torch.isfinite(output.loss) and not task.has_no_label(output.targets):  # later rows may have some
         raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
     return output
 
@@ -236,7 +236,7 @@ def _check_labels(task: Task, part: Part, output: StepOutput, arguments: Mapping
         for term in terms:
             _check_range(part, labels, labels != term.ignore_index, num_outputs, arguments)
     said = getattr(part.dataset, "num_classes", None) or 0
-    if said > num_outputs and _are_labels(output.targets):
+    if said > num_outputs and are_labels(output.targets):
         change = _change_of(arguments, num_outputs, said)
         raise DataError(f"{part.name}: the dataset has {said} classes, and the model {num_outputs} outputs{change}")
 
@@ -246,11 +246,7 @@ def _labels_of(part: Part) -> Tensor | None:
     if getattr(part.dataset, "targets", None) is None:
         return None
     labels = part.targets()
-    return labels if labels.dim() == 1 and _are_labels(labels) else None
-
-
-def _are_labels(targets: Any) -> bool:
-    return isinstance(targets, Tensor) and not targets.is_floating_point()
+    return labels if labels.dim() == 1 and are_labels(labels) else None
 
 
 def _check_range(part: Part, labels: Tensor, counts: Tensor, num_outputs: int, arguments: Mapping[str, Any]) -> None:

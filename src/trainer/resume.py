@@ -75,8 +75,11 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
     _warn_of_others(folder)
     _check_links(run_dir)
     if which == "last" or (which == "best" and not (folder / "best.pt").exists()):
-        return run_dir, _checked(CheckpointStore(folder).newest()[1], folder)
+        path, state = CheckpointStore(folder).newest()
+        _warn_of_others(path)
+        return run_dir, _checked(state, folder)
     path = folder / (which if which.endswith(".pt") else f"{which}.pt")
+    _warn_of_others(path)
     return run_dir, _checked(load_checkpoint(path), path)
 
 

@@ -162,6 +162,10 @@ class Task:
         """Whether outputs and targets of any rows are all that the loss of these rows takes."""
         return bool(self._terms) and all(term.second != "batch" for term in self._terms)
 
+    def has_no_label(self, targets: Any) -> bool:
+        """Return whether the loss leaves out all these targets, so that it is nan."""
+        return not self._named and any(term.has_no_label(targets) for term in self._terms)
+
     def weigh(self, outputs: Any, targets: Any) -> Weight | TermWeights:
         """Return how much this batch counts in an average: its rows, or the sum of their class weights."""
         if self._terms and not self._named:

@@ -181,7 +181,7 @@ class Trainer:
 
     def _take(self, output: StepOutput, batch: Any) -> None:
         """Count what a batch gave."""
-        self.guard.take(output.loss)
+        self.guard.take(output)
         self.progress.samples += output.num_rows
         self.meters.update(output)
 

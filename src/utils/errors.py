@@ -20,9 +20,17 @@ class ConfigError(KeelError):
 
 
 class DataError(KeelError):
-    """A file, row, label or batch is not what it must be."""
+    """A file, row, label or batch is not what it must be.
+
+    Args:
+        position: Of the row in its batch, where one row is to blame and nobody there knows its number.
+    """
 
     exit_code = 3
+
+    def __init__(self, text: str, position: int | None = None) -> None:
+        super().__init__(text)
+        self.position = position
 
 
 class CheckpointError(KeelError):
