@@ -46,6 +46,10 @@ def main(argv: Sequence[str]) -> int:
         return replay(arguments.replay, arguments.overrides, arguments.trusted)
     if (code := ranks.recall("code")) is not None:  # an earlier attempt has ended, and not by accident
         return int(code)
+    from src.logger.console import setup_console
+
+    if ranks.is_main:
+        setup_console(arguments.quiet, arguments.verbose)
     is_many = arguments.folds or arguments.seeds  # they find out themselves what to go on with
     config, run_dir, state = open_run(replace(arguments, resume=None) if is_many else arguments, ranks)
     with placed(config.places):
@@ -61,10 +65,6 @@ def check_or_train(
     ranks: Ranks,
 ) -> int:
     """Do what the command line asks for with a config that is right as far as can be told without building it."""
-    from src.logger.console import setup_console
-
-    if ranks.is_main:
-        setup_console(arguments.quiet, arguments.verbose)
     if arguments.check:
         from src.check import check
 

@@ -182,9 +182,8 @@ class _Resolver:
             elif name[0] in _STAGES:
                 raise _NotYet
             else:
-                known = map(str, section) if isinstance(section, Mapping) else ()
-                hint = f"; write ${{env:{key}}}" if str(key) in os.environ or str(key).isupper() else ""
-                raise ConfigError(f"${{{dotted(name)}}}: there is no `{key}`{hint or did_you_mean(str(key), known)}")
+                known = [*map(str, section), *[f"env:{key}"] * str(key).isupper()] if type(section) is dict else ()
+                raise ConfigError(f"${{{dotted(name)}}}: there is no `{key}`{did_you_mean(str(key), known)}")
             path = (*path, key)
         if any(active[: len(path)] == path and active != path for active in self.active):
             raise ConfigError(f"refers to itself: {dotted(path)} is around it")
