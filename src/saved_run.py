@@ -151,7 +151,7 @@ class SavedRun:
     def class_names(self) -> Sequence[str] | None:
         """Names of the classes: from the checkpoint; one of an older version leaves them to the dataset."""
         data = self.state["data"]
-        known: Sequence[str] | None = data.get("class_names", self.state.get("class_names"))
+        known: Sequence[str] | None = data.get("class_names") or self.state.get("class_names")
         if known is not None or "numbers" in data or "class_names" in self.state:
             return known
         known = getattr(find("data", self.dataset.type), "class_names", None)

@@ -152,6 +152,16 @@ def test_classes_have_their_names_and_standard_input_is_read(
     assert table["probability"].between(0.5, 1).all()
 
 
+def test_several_labels_of_a_table_have_the_names_of_their_columns(tmp_path: Path) -> None:
+    table = houses(60).assign(large=lambda each: each["area"].gt(125).astype(float), central=[0.0, 1.0] * 30)
+    table[["area", "zone", "large", "central"]].to_csv(tmp_path / "labels.csv", index=False)
+    config = HOUSES.replace("FILE", str(tmp_path / "labels.csv")).replace("target: TARGET", "target: [large, central]")
+    config = config.replace("SCALE", "missing: error").replace("OUT", "2").replace("LOSS", "BCEWithLogitsLoss")
+    run = trained(config.replace("in_features: 5", "in_features: 3"), tmp_path)
+    found = command(run, tmp_path / "labels.csv", tmp_path / "out.csv")
+    assert list(found.columns) == ["row", "probability_large", "probability_central"]
+
+
 def test_arrays_and_a_folder_of_images_give_the_same(digits: Path, tmp_path: Path) -> None:
     images = np.round(load_digits().images[:40] / 16 * 255).astype(np.uint8)
     np.save(tmp_path / "images.npy", images[:, None])

@@ -191,6 +191,18 @@ def test_one_logit_is_two_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_resamples")
+def test_several_labels_at_once_have_a_row_each(tmp_path: Path) -> None:
+    outputs = torch.tensor([[3.0, -3.0], [3.0, 1.0], [-1.0, -4.0], [2.0, -2.0]])
+    targets = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    text = reported(tmp_path, nn.BCEWithLogitsLoss(), outputs, targets, class_names=["rain", "wind"])
+    assert "Every label is right in 50.0% of the samples" in text
+    assert "rain330.66670.66670.208 to 0.9390.6667" in text and "wind111.0001.0000.207 to 1.0001.000" in text
+    assert "rain: 0.667" in text and "wind: 1.000" in text  # areas under ROC
+    assert text.index("row 3is none, predicted rain") < text.index("row 2is rain, predicted none")
+    assert "Labels" not in reported(tmp_path, nn.BCEWithLogitsLoss(), outputs, targets / 2)
+
+
+@pytest.mark.usefixtures("few_resamples")
 def test_labels_that_the_loss_ignores_are_left_out(tmp_path: Path) -> None:
     outputs, targets = torch.eye(3).repeat(2, 1), torch.tensor([0, 1, 2, -100, 1, 1])
     text = reported(tmp_path, nn.CrossEntropyLoss(), outputs, targets)

@@ -46,7 +46,8 @@ return words.join(' ');
 PICTURES = """
 const found = [];
 const walk = (node) => {
-  if (node.nodeName === 'IMG' && node.naturalWidth > 90) found.push([node.naturalWidth, node.naturalHeight]);
+  if (node.nodeName === 'IMG' && node.naturalWidth > 90)
+    found.push([node.naturalWidth, node.naturalHeight, node.clientWidth]);
   if (node.shadowRoot) walk(node.shadowRoot);
   node.childNodes.forEach(walk);
 };
@@ -193,7 +194,7 @@ def test_scalars_shows_train_and_val_of_each_metric_in_one_chart(browser: Any, a
 def test_images_shows_the_inputs(browser: Any, address: str) -> None:
     show(browser, address, "images", "inputs", "events/train")
     assert wait_for(lambda: len(browser.execute_script(PICTURES)) >= 2)
-    assert set(map(tuple, browser.execute_script(PICTURES))) == {(392, 196)}
+    assert {(width, height) for width, height, _ in browser.execute_script(PICTURES)} == {(294, 294)}
 
 
 def test_hparams_compares_the_runs_by_settings_and_results(browser: Any, address: str) -> None:
@@ -247,7 +248,8 @@ def test_images_shows_the_inputs_the_predictions_and_the_confusion_matrix(browse
     browser.set_window_size(1500, 1500)
     show(browser, trained, "images", "confusion_matrix", "inputs", "predictions", "events/val")
     browser.execute_script(OPEN_GROUP, "predictions")  # only two groups are open at first
-    assert wait_for(lambda: len(browser.execute_script(PICTURES)) >= 3)
+    pictures = wait_for(lambda: found if len(found := browser.execute_script(PICTURES)) >= 3 else None)
+    assert all(width <= shown_width for width, _, shown_width in pictures), "text is lost in a picture that is shrunk"
     keep(browser, "predictions")
     browser.set_window_size(1500, 1100)
 

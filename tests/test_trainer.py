@@ -516,7 +516,7 @@ def test_a_hook_that_comes_after_the_trainer_was_made_is_told_all_events() -> No
 
 def test_a_folder_of_runs_is_answered_with_its_newest(tmp_path: Path) -> None:
     make_trainer(tmp_path / "name" / "run").fit()
-    with pytest.raises(CheckpointError, match=r"holds several runs; the newest with a checkpoint is .*name/run$"):
+    with pytest.raises(CheckpointError, match=r"a folder of runs; the newest with a checkpoint is .*name/run$"):
         open_checkpoint(tmp_path / "name")
     (tmp_path / "quite_gone.py").touch()
     with pytest.raises(CheckpointError, match=r"no such run(?!.*\.py)"):

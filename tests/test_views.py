@@ -83,7 +83,7 @@ def test_a_confusion_matrix_is_drawn_green_where_right_and_red_where_wrong(num_c
 
 def test_a_label_below_an_image_never_makes_it_wider() -> None:
     picture = labelled(np.zeros((2, 1, 8, 8)), ["a label that is far too long for eight pixels", ""], [True, False])
-    assert picture.shape == (2, 112 + 18, 112, 3)
+    assert picture.shape == (2, 96 + 17, 96, 3)
 
 
 def test_watching_changes_nothing_and_every_view_is_in_the_event_files(tmp_path: Path) -> None:

@@ -14,13 +14,16 @@ Array = np.ndarray[Any, Any]
 MIN_SIDE = 96
 """Pixels that a shown image has at least; smaller ones are enlarged without smoothing."""
 
-LABELLED_SIDE = 112
+CARD_WIDTH = 340
+"""Pixels that TensorBoard shows a picture in. A wider one is shrunk by leaving pixels out, which no text survives."""
+
+LABELLED_SIDE = 96
 MIN_CELL_WITH_TEXT, MAX_NAME = 18, 20
 GOOD, BAD, INK, GRID = (26, 127, 55), (207, 34, 46), (36, 41, 47), (208, 215, 222)
 
 
 def grid(images: Array) -> Array:
-    """Lay images out in rows, about twice as wide as high.
+    """Lay images out in rows: as many side by side as a card is wide, or about a square.
 
     Args:
         images: [N, C, H, W], [N, H, W, C] or [N, H, W] with 1, 3 or 4 channels; bytes, or any real range, which is
@@ -35,7 +38,7 @@ def grid(images: Array) -> Array:
     pixels = _enlarged(_to_bytes(_channels_last(images)), MIN_SIDE)
     count, height, width, _ = pixels.shape
     pixels = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-    columns = min(count, math.ceil(math.sqrt(2 * count * height / width)))
+    columns = min(count, max(1, CARD_WIDTH // (width + 2), round(math.sqrt(count * height / width))))
     rows = math.ceil(count / columns)
     blank = np.full((rows * columns - count, *pixels.shape[1:]), 255, dtype=np.uint8)
     cells = np.concatenate([pixels, blank]).reshape(rows, columns, *pixels.shape[1:])
@@ -59,10 +62,11 @@ def labelled(images: Array, labels: Sequence[str], good: Sequence[bool]) -> Arra
 
     pixels = _enlarged(_to_bytes(_channels_last(images)), LABELLED_SIDE)
     _, _, width, _ = pixels.shape
-    font = ImageFont.load_default(12)
+    size = max(11, width // 9)  # still large enough when three wide images are shrunk into a card
+    font = ImageFont.load_default(size)
     cells = []
     for image, label, is_good in zip(pixels, labels, good, strict=True):
-        strip = Image.new("RGB", (width, 18), "white")
+        strip = Image.new("RGB", (width, size + 6), "white")
         while label and font.getlength(label) > width - 2:
             label = label[:-1]
         ImageDraw.Draw(strip).text((2, 1), label, fill=GOOD if is_good else BAD, font=font)
@@ -83,11 +87,14 @@ def confusion(counts: Array, names: Sequence[str]) -> Array:
     from PIL import Image, ImageDraw, ImageFont
 
     K = len(counts)
-    side = max(4, min(44, 700 // K))
-    font = ImageFont.load_default(max(8, min(13, side // 3)))
-    has_text = side >= MIN_CELL_WITH_TEXT
+    font = ImageFont.load_default(max(8, min(11, 700 // K // 3)))
     names = [name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in names]
-    margin = 28 + round(max(map(font.getlength, names))) if has_text else 22
+    margin = 28 + round(max(map(font.getlength, names)))
+    side = min(44, (CARD_WIDTH - 1 - margin) // K)
+    if side < MIN_CELL_WITH_TEXT:
+        side = max(4, min(44, 700 // K))
+    has_text = side >= MIN_CELL_WITH_TEXT
+    margin = margin if has_text else 22
     picture = Image.new("RGB", (margin + K * side + 1, margin + K * side + 1), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((margin, 2), "predicted across, true down", fill=INK, font=ImageFont.load_default(12))

@@ -47,7 +47,11 @@ class Meaning:
     def of(cls, criterion: Any, dataset: Any) -> Meaning:
         """Return what a loss and the data that it is of tell together."""
         told = told_by(criterion)
-        return cls(told, None if told else count_classes(dataset), getattr(dataset, "class_names", None))
+        names = getattr(dataset, "class_names", None)
+        columns = getattr(dataset, "target_names", None) or ()
+        if names is None and told == "binary" and len(columns) > 1:
+            names = columns  # a label each
+        return cls(told, None if told else count_classes(dataset), names)
 
     @property
     def is_of_classes(self) -> bool:

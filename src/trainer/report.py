@@ -19,6 +19,7 @@ from torch import Tensor
 from src.data.part import Part
 from src.logger.report.classes import class_sections
 from src.logger.report.html import Html
+from src.logger.report.labels import label_sections
 from src.logger.report.page import warning, write_page
 from src.logger.report.run import about, curves, results
 from src.logger.report.samples import Sample, Show
@@ -26,7 +27,7 @@ from src.logger.report.values import value_sections
 from src.model.metric import MetricSet
 from src.trainer.meters import Meters
 from src.trainer.predictions import Decode, Meaning, named, row_names
-from src.trainer.report_pictures import draw_classes, draw_values, has_matplotlib
+from src.trainer.report_pictures import draw_areas, draw_classes, draw_values, has_matplotlib
 from src.trainer.slices import slice_sections
 from src.trainer.task import StepOutput, Task
 
@@ -191,6 +192,13 @@ def _detailed(part: Part, meaning: Meaning, outputs: Tensor, targets: Tensor, fo
             yield from class_sections(*chosen, names, lambda position: show(positions[position]))
             if has_matplotlib():
                 draw_classes(folder, *chosen, names)
+    elif meaning.kind(outputs) == "binary" and outputs.shape == targets.shape:
+        if bool(((targets == 0) | (targets == 1)).all()):  # else soft labels
+            names = named(meaning.class_names, outputs.shape[1])
+            judged = torch.sigmoid(outputs.double()).numpy(), (targets == 1).numpy()
+            yield from label_sections(*judged, names, show)
+            if has_matplotlib():
+                draw_areas(folder, *judged, names)
     elif outputs.numel() == targets.numel() and meaning.kind(outputs) == "values":
         decode = getattr(part.dataset, "decode", None)
         pair = [values.float().reshape(len(values), -1) for values in (outputs, targets)]

@@ -29,7 +29,7 @@ def draw_classes(folder: Path, probabilities: Array, targets: Array, names: Sequ
         names: Of the classes, [C].
     """
     from sklearn.calibration import CalibrationDisplay
-    from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
+    from sklearn.metrics import ConfusionMatrixDisplay
 
     predicted = probabilities.argmax(1)
     with _figure(folder / "confusion.png", 5 + len(names) / 5) as axes:
@@ -39,16 +39,30 @@ def draw_classes(folder: Path, probabilities: Array, targets: Array, names: Sequ
             targets, predicted, ax=axes, cmap="Blues", colorbar=False, xticks_rotation=rotation,
             include_values=len(names) <= MAX_NAMED, **known,
         )  # fmt: skip
-    classes = [1] if len(names) == 2 else range(min(len(names), MAX_CURVES))
-    drawable = [k for k in classes if 0 < (targets == k).sum() < len(targets)]
-    for name, display in (("roc", RocCurveDisplay), ("precision_recall", PrecisionRecallDisplay)):
-        with _figure(folder / f"{name}.png") as axes:
-            for k in drawable:
-                display.from_predictions(targets == k, probabilities[:, k], ax=axes, name=names[k])
+    classes = [1] if len(names) == 2 else list(range(len(names)))
+    draw_areas(folder, probabilities[:, classes], targets[:, None] == classes, [names[k] for k in classes])
     with _figure(folder / "calibration.png") as axes:
         CalibrationDisplay.from_predictions(
             predicted == targets, probabilities.max(1), n_bins=10, ax=axes, name="largest probability"
         )
+
+
+def draw_areas(folder: Path, scores: Array, truth: Array, names: Sequence[str]) -> None:
+    """Write roc.png and precision_recall.png into `folder`, with the curves of the first classes.
+
+    Args:
+        folder: Must exist.
+        scores: [N, C].
+        truth: Whether a sample is of a class, [N, C] of bool.
+        names: Of the classes, [C].
+    """
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+
+    drawable = [k for k in range(min(len(names), MAX_CURVES)) if truth[:, k].any() and not truth[:, k].all()]
+    for name, display in (("roc", RocCurveDisplay), ("precision_recall", PrecisionRecallDisplay)):
+        with _figure(folder / f"{name}.png") as axes:
+            for k in drawable:
+                display.from_predictions(truth[:, k], scores[:, k], ax=axes, name=names[k])
 
 
 def draw_values(folder: Path, predicted: Array, true: Array, names: Sequence[str]) -> None:

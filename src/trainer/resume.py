@@ -63,7 +63,7 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if folder == path and (run := newest_run(path.parent, path.name)) is not None:
         raise CheckpointError(
-            f"{shown_path(path)}: holds several runs; the newest with a checkpoint is {shown_path(run)}"
+            f"{shown_path(path)}: is no run, but a folder of runs; the newest with a checkpoint is {shown_path(run)}"
         )
     if not folder.is_dir():
         beside = path.parent.glob("*") if path.parent.is_dir() else ()

@@ -55,7 +55,8 @@ def chart(
     """
     scale_x = _Axis(x_range or _extent(each.x for each in series), LEFT, WIDTH - RIGHT, wide=x_range is None)
     scale_y = _Axis(y_range or _extent(each.y for each in series), HEIGHT - BOTTOM, TOP, wide=y_range is None)
-    x_ticks = x_ticks or [(value, _tick(value)) for value in scale_x.ticks()]
+    is_counted = x_range is None and all(float(x).is_integer() for each in series for x in each.x)
+    x_ticks = x_ticks or [(value, _tick(value)) for value in scale_x.ticks() if value.is_integer() or not is_counted]
     parts = [*_axes(scale_x, scale_y, x_label, y_label, x_ticks)]
     if diagonal:
         low, high = max(scale_x.low, scale_y.low), min(scale_x.high, scale_y.high)

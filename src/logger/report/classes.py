@@ -34,8 +34,10 @@ def class_sections(probabilities: Array, targets: Array, names: Sequence[str], s
     np.add.at(confusion, (targets, predicted), 1)
     yield section("Classes", *_per_class(confusion, names))
     yield section("Confusion", *_confusion(confusion, names))
-    yield section("ROC and precision-recall", *_curves(probabilities, targets, names))
-    yield section("Calibration", *_calibration(probabilities, targets, predicted))
+    of = f"class {names[1]}" if len(names) == 2 else "each class against all others"
+    classes = [1] if len(names) == 2 else list(range(len(names)))
+    yield area_sections(probabilities[:, classes], targets[:, None] == classes, [names[k] for k in classes], of)
+    yield calibration_section(probabilities.max(1), predicted == targets)
 
     own = probabilities[np.arange(len(targets)), targets]
     two = np.sort(probabilities, 1)[:, -2:]
@@ -55,10 +57,7 @@ def class_sections(probabilities: Array, targets: Array, names: Sequence[str], s
 
 def _per_class(confusion: Array, names: Sequence[str]) -> Iterator[Html]:
     counts, predicted, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-    few = [f"{names[i]} ({counts[i]})" for i in range(len(names)) if counts[i] < FEW]
-    if few:
-        listed = ", ".join(few[:12]) + (f" and {len(few) - 12} more" if len(few) > 12 else "")
-        yield warning(f"Too few samples to judge these classes (fewer than {FEW}): {listed}.")
+    yield from too_few([f"{names[i]} ({counts[i]})" for i in range(len(names)) if counts[i] < FEW])
     with np.errstate(invalid="ignore", divide="ignore"):
         precision, recall = right / predicted, right / counts
         f1 = 2 * right / (counts + predicted)
@@ -67,11 +66,18 @@ def _per_class(confusion: Array, names: Sequence[str]) -> Iterator[Html]:
         order = np.argsort(np.nan_to_num(f1, nan=2.0), kind="stable")[:MAX_CLASSES]
         yield element("p", f"The {MAX_CLASSES} of {len(names)} classes with the lowest F1.")
     rows = [
-        [names[i], counts[i], predicted[i], precision[i], recall[i], _interval(*wilson(right[i], counts[i])), f1[i]]
+        [names[i], counts[i], predicted[i], precision[i], recall[i], interval(right[i], counts[i]), f1[i]]
         for i in order
     ]
     head = ["class", "samples", "predicted", "precision", "recall", "95 % interval of recall", "F1"]
     yield table(head, rows)
+
+
+def too_few(listed: Sequence[str]) -> Iterator[Html]:
+    """Yield a warning that names the classes, if there are any, of which there are too few samples."""
+    if listed:
+        shown = ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
+        yield warning(f"Too few samples to judge these classes (fewer than {FEW}): {shown}.")
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -84,7 +90,9 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _interval(low: float, high: float) -> str:
+def interval(right: int, count: int) -> str:
+    """Return Wilson's interval as words."""
+    low, high = wilson(right, count)
     return f"{low:.3f} to {high:.3f}"
 
 
@@ -113,21 +121,30 @@ def _shade(share: float, is_right: bool) -> str:
     return f"background:rgba({color},{0.75 * share**0.5:.2f})" if share else ""
 
 
-def _curves(probabilities: Array, targets: Array, names: Sequence[str]) -> Iterator[Html]:
+def area_sections(scores: Array, truth: Array, names: Sequence[str], of: str) -> Html:
+    """Return the section about ROC and precision-recall.
+
+    Args:
+        scores: [N, C].
+        truth: Whether a sample is of a class, [N, C] of bool.
+        names: Of the classes, [C].
+        of: What the curves are of, in words.
+    """
+    return section("ROC and precision-recall", *_curves(scores, truth, names, of))
+
+
+def _curves(scores: Array, truth: Array, names: Sequence[str], of: str) -> Iterator[Html]:
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-    classes = [1] if len(names) == 2 else range(len(names))
-    areas = []
-    for k in classes:
-        is_class = targets == k
-        if is_class.any() and not is_class.all():
-            scores = probabilities[:, k]
-            areas.append((k, float(roc_auc_score(is_class, scores)), float(average_precision_score(is_class, scores))))
+    areas = [
+        (k, float(roc_auc_score(truth[:, k], scores[:, k])), float(average_precision_score(truth[:, k], scores[:, k])))
+        for k in range(len(names))
+        if truth[:, k].any() and not truth[:, k].all()
+    ]
     if not areas:
         yield element("p", "Only one class is among the samples: there is nothing to tell apart.")
         return
     drawn = sorted(areas, key=lambda each: each[1])[:NUM_CURVES]
-    of = f"class {names[1]}" if len(names) == 2 else "each class against all others"
     shown = f" Drawn: the {len(drawn)} with the smallest area." if len(drawn) < len(areas) else ""
     mean_roc, mean_pr = np.mean([each[1] for each in areas]), np.mean([each[2] for each in areas])
     yield element(
@@ -137,9 +154,9 @@ def _curves(probabilities: Array, targets: Array, names: Sequence[str]) -> Itera
     )
     roc, recalls = [], []
     for k, roc_area, precision_area in drawn:
-        false_rate, true_rate, _ = roc_curve(targets == k, probabilities[:, k])
+        false_rate, true_rate, _ = roc_curve(truth[:, k], scores[:, k])
         roc.append(Series(f"{names[k]}: {roc_area:.3f}", false_rate, true_rate))
-        precision, recall, _ = precision_recall_curve(targets == k, probabilities[:, k])
+        precision, recall, _ = precision_recall_curve(truth[:, k], scores[:, k])
         recalls.append(Series(f"{names[k]}: {precision_area:.3f}", recall, precision))
     ends = (0.0, 1.0)
     yield chart("ROC", "false positive rate", "true positive rate", roc, ends, ends, diagonal=True)
@@ -161,9 +178,12 @@ def calibration(confidence: Array, is_right: Array) -> tuple[float, list[tuple[f
     return error, found
 
 
-def _calibration(probabilities: Array, targets: Array, predicted: Array) -> Iterator[Html]:
-    confidence = probabilities.max(1)
-    is_right = predicted == targets
+def calibration_section(confidence: Array, is_right: Array) -> Html:
+    """Return the section about how sure the model is of its choices, and how often they are right, [N] each."""
+    return section("Calibration", *_calibration(confidence, is_right))
+
+
+def _calibration(confidence: Array, is_right: Array) -> Iterator[Html]:
     error, bins = calibration(confidence, is_right)
     mean, share = confidence.mean(), is_right.mean()
     verdict = "too sure of itself" if mean > share + 0.02 else "too modest" if mean < share - 0.02 else "about right"

@@ -24,6 +24,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 6
 th, td { padding: 4px 12px; border-bottom: 1px solid var(--rule); text-align: left; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } .number { text-align: right; }
 table.facts td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+table.facts td:first-child { white-space: nowrap; overflow-wrap: normal; }
 table.confusion td { text-align: center; min-width: 38px; padding: 5px; border: 1px solid var(--rule); }
 table.confusion th { padding: 4px 8px; text-align: center; }
 figure { display: inline-block; width: min(100%, 460px); margin: 8px 16px 8px 0; vertical-align: bottom; }
