@@ -190,7 +190,7 @@ def hf_trainer(case: Case, batches: Batches, logs: bool) -> float:
             **({} if logs else {"report_to": [], "logging_strategy": "no", "disable_tqdm": True}),
         )  # fmt: skip
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        trainer = OnBatches(Model(), options, train_dataset=batches.inputs, optimizers=(optimizer, schedule))  # type: ignore[arg-type]
+        trainer = OnBatches(Model(), options, train_dataset=batches.inputs, optimizers=(optimizer, schedule))
         with measured() as watch:
             trainer.train()
     return watch.cpu_s

@@ -105,7 +105,7 @@ def sent_bytes(work: Work, data: TensorDataset) -> int:
 
     def count(state, bucket):  # type: ignore[no-untyped-def]  # torch wants annotations that are no text, or none
         sent[0] += bucket.buffer().nbytes
-        return allreduce_hook(None, bucket)
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]  # of all processes
 
     model.register_comm_hook(None, count)
     train_by_hand(model, work, data)
@@ -115,12 +115,12 @@ def sent_bytes(work: Work, data: TensorDataset) -> int:
 def train_by_hand(model: nn.Module, work: Work, data: TensorDataset) -> Seconds:
     """Train an epoch on this process's own rows and return the seconds of a step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    inputs, targets = (tensor.split(work.batch_size) for tensor in data.tensors)
+    inputs, targets = (torch.split(tensor, work.batch_size) for tensor in data.tensors)
     started = clocks()
     for batch, target in zip(inputs, targets, strict=True):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(model(batch), target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         loss.item()
         optimizer.step()
     return per_step(started, clocks(), work)
@@ -145,7 +145,8 @@ def train_ours(ranks: Ranks, work: Work, data: TensorDataset) -> Seconds:
     optimizers = {"optimizer": torch.optim.SGD(model.parameters(), lr=1e-3)}
     settings = TrainerSettings(epochs=2, log_every_steps=10**6)
     Trainer(Task(nn.MSELoss()), model, loader, optimizers, settings, hooks=[watch], ranks=ranks).fit()
-    return per_step(*watch.seen, work)
+    started, ended = watch.seen
+    return per_step(started, ended, work)
 
 
 def clocks() -> Seconds:

@@ -71,6 +71,18 @@ def test_a_batch_is_read_before_the_one_ahead_of_it_is_used_and_no_earlier() -> 
     assert list(sent_ahead(iter([]), CPU)) == []
 
 
+def test_a_batch_that_cannot_be_read_is_told_of_when_its_turn_comes() -> None:
+    def source() -> Iterator[Tensor]:
+        yield from torch.arange(2)
+        raise ValueError("row 2 is torn")
+
+    used: list[int] = []
+    with pytest.raises(ValueError, match="torn"):
+        for batch in sent_ahead(source(), CPU):
+            used.append(batch.item())
+    assert used == [0, 1]
+
+
 class Graph:
     """A batch of a library's own kind."""
 

@@ -16,7 +16,7 @@ from src.data.loader import Loader
 from src.data.part import Part
 from src.data.settings import LoaderSettings
 from src.trainer.compile_settings import CompileSettings
-from src.trainer.compiled import MAX_REPLAYED, choose_mode
+from src.trainer.compiled import MAX_REPLAYED, can_change, choose_mode
 from src.trainer.hooks import Hook
 from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
@@ -28,6 +28,8 @@ from tests.trainer_kit import make_trainer
 TRACED = CompileSettings(backend="aot_eager")
 """All of the compiler but the making of machine code, which takes seconds."""
 WIDE = {"mse": (nn.MSELoss(), 1.0), "l1": (nn.L1Loss(), 0.5)}
+
+activation, scale = torch.relu, 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +133,32 @@ def test_a_run_goes_on_with_or_without_compiling(first: Any, then: Any, tmp_path
     going_on = regression(compile=then)
     going_on.load_state_dict(state)
     assert going_on.fit() == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_compiled_step_notices_all_that_a_model_reads_and_a_run_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Switched(nn.Linear):
+        power = 1
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.pow(activation(super().forward(inputs)), self.power) * scale
+
+    looked: list[bool] = []
+
+    def look(guards: Any) -> list[bool]:
+        looked.extend(can_change(guards))
+        return can_change(guards)
+
+    model, inputs = Switched(2, 2), torch.randn(3, 2)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, options={"guard_filter_fn": look})
+    assert torch.equal(compiled(inputs), model(inputs)) and not all(looked)
+    for change in ({"activation": torch.tanh}, {"scale": 3.0}):
+        for name, value in change.items():
+            monkeypatch.setitem(globals(), name, value)
+        assert torch.equal(compiled(inputs), model(inputs)), change
+    model.power = 2
+    assert torch.equal(compiled(inputs), model(inputs))
+    model.register_forward_hook(lambda module, args, output: output + 1)
+    assert torch.equal(compiled(inputs), model(inputs))
 
 
 def test_graphs_are_chosen_for_small_models_whose_batches_have_one_size() -> None:

@@ -61,15 +61,24 @@ def _use(value: Any, stream: Any) -> None:
 
 
 def sent_ahead(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    """Yield `batches` on `device`. Each is read and sent before the one ahead of it is used."""
+    """Yield `batches` on `device`. Each is read and sent before the one ahead of it is used.
+
+    What goes wrong in reading one is raised when its turn comes.
+    """
     side = SideStream(device)
     for first in islice(batches, 1):
         coming = side.send(first)
-        for batch in batches:
+        while True:
             ready = side.receive(coming)
-            coming = side.send(batch)
+            try:
+                coming = side.send(next(batches))
+            except StopIteration:
+                yield ready
+                return
+            except Exception:
+                yield ready
+                raise
             yield ready
-        yield side.receive(coming)
 
 
 def pinned(value: Any) -> Any:
