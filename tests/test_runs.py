@@ -20,6 +20,7 @@ from src.logger.run_dir import RunDir
 from src.logger.run_index import INDEX_NAME, list_runs
 from src.trainer.checkpoint import CheckpointStore, load_checkpoint
 from src.utils.errors import ConfigError
+from tests.conftest import ROOT
 
 START = "2026-01-01 10:00:00,000 INFO    run    somewhere\n"
 END = "2026-01-01 10:01:30,500 INFO    done in 90.5 s\n  best:  val/loss 0.2\n"
@@ -212,6 +213,23 @@ def test_prune_removes_a_run_that_never_began(tmp_path: Path) -> None:
     assert run.exists()
     runs.main(["prune", str(tmp_path), "--yes"])
     assert not run.exists()
+
+
+TRICKY = {
+    "an alias": "a: &rate {lr: 0.1}\nb: *rate\n",
+    "comments and a mark": "# all\n---\na:\n# of b\n  b: 1\n# end\n",
+    "lists and texts": "a:\n- {type: x}\n- 2\nb: |\n  c: 1\n  d\nc: 'x\n  y'\n\"d e\": {x: 1,\n  y: [2]}\n",
+    "nothing": "",
+    "no config": "a\nb\n",
+}
+
+
+@pytest.mark.parametrize(
+    "text", [*TRICKY.values(), *(path.read_text() for path in sorted(ROOT.glob("configs/*.yaml")))]
+)
+def test_a_config_read_by_sections_is_that_read_whole(text: str) -> None:
+    config = yaml.safe_load(text)
+    assert run_index._flat_config(text) == (dict(run_index.flattened(config)) if isinstance(config, dict) else {})
 
 
 @pytest.mark.full
