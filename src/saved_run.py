@@ -24,6 +24,7 @@ from src.config.settings import Component
 from src.config.signatures import check_components
 from src.data.arrays import Arrays
 from src.data.content import data_changes, keep_rows
+from src.data.facts import count_classes
 from src.data.loader import Loader
 from src.data.part import Part
 from src.data.unlabelled import input_arrays, standard_input
@@ -162,7 +163,10 @@ class SavedRun:
     @cached_property
     def meaning(self) -> Meaning:
         """What the outputs mean; the data need not be at hand where the loss or the checkpoint tells."""
-        meaning = Meaning(told_by(self.task.criterion), self.state.get("num_classes"), decode=self.decode)
+        told, num_classes = told_by(self.task.criterion), self.state.get("num_classes")
+        if told is None and "num_classes" not in self.state:  # of an older version
+            num_classes = count_classes(self.experiment.parts["train"].dataset)
+        meaning = Meaning(told, num_classes, decode=self.decode)
         return replace(meaning, class_names=self.class_names) if meaning.is_of_classes else meaning
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from src.logger.run_dir import RunDir
 from src.trainer.checkpoint import FORMAT, CheckpointStore, load_checkpoint
 from src.utils.command import run_command
 from src.utils.device import find_device
+from src.utils.direct_file import file_checksum
 from src.utils.errors import ConfigError
 from src.utils.torch_version import check_torch
 from tests.conftest import ROOT
@@ -300,6 +302,39 @@ def test_a_checkpoint_of_every_format_is_still_read(number: int) -> None:
     state = load_checkpoint(FORMATS / f"format{number}.pt")
     assert state["format"] == number and state["progress"]["step"] == 4
     assert set(state["model"]) == {"layers.1.weight", "layers.1.bias", "layers.3.weight", "layers.3.bias"}
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT + 1))
+def test_a_run_of_every_format_goes_on_as_if_it_had_been_saved_today(
+    number: int, trained: Path, tmp_path: Path, command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is of a run of the config `small`, two epochs, made when the format was new."""
+    prepare(tmp_path, {})
+    monkeypatch.chdir(tmp_path)  # it says `data.csv`
+    folder = tmp_path / "old" / "checkpoints"
+    folder.mkdir(parents=True)
+    path = Path(shutil.copy(FORMATS / f"format{number}.pt", folder / "step-00000004.pt"))
+    manifest = {
+        "format": number,
+        "step": 4,
+        "bytes": path.stat().st_size,
+        "crc32": file_checksum(path),
+        "is_best": False,
+    }
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    again = CheckpointStore(tmp_path / "new" / "checkpoints")
+    again.folder.mkdir(parents=True)
+    again.save(load_checkpoint(next(trained.glob("runs/small/*/checkpoints/last.pt"))), 4, False)
+    words = [f"data.args.file={tmp_path / 'data.csv'}", "trainer.epochs=4"]
+    ended = {}
+    for name in ("old", "new"):
+        code, said = command("-r", tmp_path / name, *words)
+        assert code == 0 and "going on after step 4" in said and "epoch 4/4" in said
+        ended[name] = load_checkpoint(tmp_path / name / "checkpoints" / "last.pt")
+    assert ended["old"].keys() == ended["new"].keys() and ended["old"]["progress"] == ended["new"]["progress"]
+    assert ended["old"]["monitor"].keys() == ended["new"]["monitor"].keys()
+    for name, weight in ended["new"]["model"].items():
+        torch.testing.assert_close(ended["old"]["model"][name], weight, atol=1e-4, rtol=0)  # it was another machine
 
 
 # --- surroundings ------------------------------------------------------------------------------------------------

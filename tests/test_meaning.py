@@ -143,6 +143,9 @@ def test_a_loss_of_ones_own_gives_names_and_a_report_of_classes(tmp_path: Path, 
     assert test_command.main(["-r", str(run), *trust]) == 0
     assert "<h2>Confusion</h2>" in (run / "report" / "index.html").read_text()
 
+    old = SavedRun(run, trusted=trust[1:])
+    assert old.state.pop("num_classes") == old.meaning.num_classes == max(outputs, 2), "older versions did not save it"
+
     (tmp_path / "houses.csv").unlink()  # what the outputs are stands in the checkpoint
     out = tmp_path / "out.jsonl"
     assert predict.main(["-r", str(run), "--input", str(tmp_path / "new.csv"), "--out", str(out), *trust]) == 0
