@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import random
 import re
@@ -23,7 +24,9 @@ from tests.conftest import ROOT
 from tests.test_mutated_checkpoints import changed, places
 from train import main
 
-LIMIT_S = 20
+LIMIT_S = 60
+CODES = {"--print-config": (2, 3), "--check": (2, 3, 5, 6)}
+"""Besides 0: a mistake in the config or the data; the memory would not do, or the first numbers are not finite."""
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 MAX_LINE = 1000
 NESTED: Any = []
@@ -84,6 +87,58 @@ def mutate(seed: int) -> tuple[str, str]:
     return yaml.safe_dump(tree, allow_unicode=True), f"{path.name}: {'; '.join(told)[:300]}"
 
 
+SCHEMA: dict[str, Any] = json.loads((ROOT / "configs" / "schema.json").read_text(encoding="utf-8"))
+QUICK = [ROOT / "configs" / f"{name}.yaml" for name in ("digits", "diabetes_mlp", "line")]
+SLOW_OR_OF_THE_PROCESS = {
+    "compile",
+    "num_workers",
+    "parallel",
+    "profile",
+    "threads",
+    "save_dir",
+    "multiprocessing_context",
+}
+NUMBERS = [0, 1, 2, 3, 7, 100, 10**6, 10**12, -1, 0.5, 1e-3, 0.999, 1e30, 1e-30]
+
+
+def drawn(schema: dict[str, Any], draw: random.Random) -> Any:
+    """Return a value that a schema allows, or one of its type that may be out of bounds."""
+    if "$ref" in schema:
+        return drawn(SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]], draw)
+    if "anyOf" in schema:
+        return drawn(draw.choice(schema["anyOf"]), draw)
+    if "enum" in schema:
+        return draw.choice(schema["enum"])
+    if schema.get("type") == "object":
+        keys = [key for key in schema.get("properties", {}) if key not in SLOW_OR_OF_THE_PROCESS]
+        return {key: drawn(schema["properties"][key], draw) for key in draw.sample(keys, min(len(keys), 2))}
+    if schema.get("type") == "array":
+        return [drawn(schema.get("items", {}), draw) for _ in range(draw.randrange(3))]
+    number = draw.choice(NUMBERS)
+    made = {"boolean": draw.random() < 0.5, "integer": int(number), "number": number, "string": "min val/loss"}
+    return made.get(schema.get("type", ""))
+
+
+def plausible(seed: int) -> tuple[str, str]:
+    """Return the text of a quick config with some keys of the schema given anew, and what."""
+    draw = random.Random(seed)
+    path = draw.choice(QUICK)
+    tree, told = yaml.safe_load(path.read_text(encoding="utf-8")), []
+    for _ in range(draw.choice([1, 1, 2, 3])):
+        name = draw.choice(
+            ["loader", "loss", "metrics", "optimizer", "parameters", "lr_scheduler", "hooks", "logger"]
+            + ["trainer"] * 4
+        )
+        value = drawn(SCHEMA["properties"][name], draw)
+        before = tree.get(name)
+        tree[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+        told.append(f"{name}: {value!r}")
+    if draw.random() < 0.5:  # something else than what the schema knows of
+        every = [place for place in places(tree) if "args" in place[:-1]]
+        tree = changed(tree, draw.choice(every), lambda inside, key: inside.__setitem__(key, draw.choice(NUMBERS)))
+    return yaml.safe_dump(tree, allow_unicode=True), f"{path.name}: {'; '.join(told)[:300]}"
+
+
 @pytest.fixture(autouse=True)
 def put_back() -> Iterator[None]:
     """Commands set up logging and the homes of components for a whole process."""
@@ -96,18 +151,21 @@ def put_back() -> Iterator[None]:
     use_folder(None)
 
 
+MUTATORS = {"--print-config": mutate, "--check": plausible}
+
+
 def hang(number: int, frame: FrameType | None) -> None:
     raise AssertionError("hangs")
 
 
-def check(seed: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> str | None:
-    """Print one changed config; return what is wrong with how that ended."""
-    text, what = mutate(seed)
+def check(seed: int, folder: Path, capsys: pytest.CaptureFixture[str], word: str) -> str | None:
+    """Print or check one changed config; return what is wrong with how that ended."""
+    text, what = MUTATORS[word](seed)
     path = folder / "x.yaml"
     path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
     signal.alarm(LIMIT_S)
     try:
-        code: Any = run_command(lambda: main(["-c", str(path), "--print-config"]))
+        code: Any = run_command(lambda: main(["-c", str(path), word]))
     except BaseException as error:
         code = repr(error)
     finally:
@@ -115,7 +173,7 @@ def check(seed: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> str | 
     said = capsys.readouterr().err
     lines = said.splitlines()
     is_told = (code == 0) or (
-        code in (2, 3)
+        code in CODES[word]
         and lines
         and all(re.match("error: ", line) and len(line) < MAX_LINE and line.isprintable() for line in lines)
     )
@@ -123,15 +181,25 @@ def check(seed: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> str | 
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 60), *(pytest.param(at, 97, marks=pytest.mark.full) for at in range(60, 2000, 97))]
+    ("word", "first", "count"),
+    [
+        ("--print-config", 0, 60),
+        *(pytest.param("--print-config", at, 97, marks=pytest.mark.full) for at in range(60, 2000, 97)),
+        *(pytest.param("--check", at, 50, marks=pytest.mark.full) for at in range(0, 1000, 50)),
+    ],
 )
-def test_whatever_is_changed_in_a_config_it_is_printed_or_every_mistake_is_told(
-    first: int, count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_whatever_is_changed_in_a_config_it_is_printed_or_checked_or_every_mistake_is_told(
+    word: str,
+    first: int,
+    count: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = signal.signal(signal.SIGALRM, hang)
     try:
-        found = [check(seed, tmp_path, capsys) for seed in range(first, first + count)]
+        found = [check(seed, tmp_path, capsys, word) for seed in range(first, first + count)]
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not any(found), "\n".join(filter(None, found))
