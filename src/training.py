@@ -123,11 +123,11 @@ def with_batch_size(
 
 
 def meet(config: Config, experiment: Experiment, device: torch.device, ranks: Ranks) -> None:
-    """Begin to train together, but not what is not the same.
+    """Begin to train together, but not what is not the same: all ranks raise what is wrong with one of them.
 
     Raises:
-        ConfigError: This rank's config differs from that of rank 0.
-        DataError: Its data do.
+        ConfigError: The config of a rank differs from that of rank 0.
+        DataError: The data of a rank do.
     """
     ranks.start(device, config.trainer.parallel_settings.timeout)
     if ranks.is_alone:
@@ -138,11 +138,14 @@ def meet(config: Config, experiment: Experiment, device: torch.device, ranks: Ra
     from src.utils.seed import mix_seed, seed_everything
 
     there = ranks.broadcast({"config": config.as_dict(), "parts": fingerprint(experiment.parts)})
-    different = [each for each in changes(config_from_dict(there["config"]), config) if not each.is_harmless]
-    if different:
-        raise ConfigError(f"rank {ranks.rank}'s config differs from rank 0's: {different[0]}")
-    if other := data_changes(there["parts"], experiment.parts):
-        raise DataError(f"rank {ranks.rank}'s data differ from rank 0's: {'; '.join(other)}")
+    settings = [each for each in changes(config_from_dict(there["config"]), config) if not each.is_harmless]
+    data = data_changes(there["parts"], experiment.parts)
+    found = ranks.gather([str(settings[0]) if settings else "", "; ".join(data)])
+    for rank, (setting, rows) in enumerate(ranks.broadcast(found)):
+        if setting:
+            raise ConfigError(f"rank {rank}'s config differs from rank 0's: {setting}")
+        if rows:
+            raise DataError(f"rank {rank}'s data differ from rank 0's: {rows}")
     if not ranks.is_main:
         seed_everything(mix_seed(config.seed, ranks.rank))  # weights were made alike, noise will not be
 

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -323,12 +324,22 @@ def test_a_mistake_that_all_ranks_were_given_is_told_once(make: Callable[..., Pa
 @pytest.mark.full
 def test_ranks_with_different_configs_are_refused(make: Callable[..., Path]) -> None:
     config = make("differs")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
-    script = 'exec "$0" train.py "$@" optimizer.args.lr=0.0$((RANK + 1))'
-    command = [sys.executable, *launcher, "bash", "-c", script, sys.executable, "-c", str(config), "-d", "cpu"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert ended.returncode != 0
-    assert "error: rank 1's config differs from rank 0's: optimizer.args.lr: 0.01 -> 0.02" in ended.stderr
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "train.py", "-c", str(config), "-d", "cpu", f"optimizer.args.lr=0.0{rank + 1}"],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            env={
+                **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank),
+            },
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    told = "".join(process.communicate(timeout=100)[1] for process in started)
+    assert [process.returncode for process in started] == [2, 2], told
+    assert told == "error: rank 1's config differs from rank 0's: optimizer.args.lr: 0.01 -> 0.02\n"
     assert not (config.parent / "chaos").exists()
 
 
