@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.utils.command import exit_code
-from src.utils.errors import ConfigError, DataError, WorkerError
+from src.utils.errors import ConfigError, DataError, ResourceError, WorkerError
 from src.utils.ranks import ALONE, Ranks
 from src.utils.signals import StopSignals
 
@@ -221,7 +221,9 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
             code = 128 + trainer.signal if trainer.signal else 0
         except BaseException as error:
             code = ranks.code_of_end(error, exit_code(error))
-            never_began = isinstance(error, ConfigError) and trainer.progress.step == 0 and trainer.saver.saved_step < 0
+            kinds = ConfigError | DataError | ResourceError if ranks.is_alone else ConfigError
+            never_began = isinstance(error, kinds) and trainer.progress.step == 0 and trainer.saver.saved_step < 0
+            never_began = never_began and not any(run.path.glob("failure-*.pt"))  # which the error names
             if ranks.explain(error) is error and not never_began:
                 tell_end(trainer, run)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -17,14 +18,17 @@ import pytest
 import torch
 
 from src.logger.logger import Logger
+from src.logger.status import write_status
 from src.trainer.checkpoint import CheckpointStore
 from src.trainer.hooks import Hook
 from src.trainer.resume import open_checkpoint
 from src.trainer.trainer import Trainer
 from src.utils.command import exit_code, run_command, shortage
 from src.utils.errors import ResourceError
+from tests.test_bad_input import prepare
 from tests.test_chaos import in_child, state
 from tests.trainer_kit import make_trainer
+from train import main
 
 
 @pytest.fixture
@@ -57,6 +61,27 @@ def test_a_disk_too_small_for_two_states_is_found_before_the_first_step(small_di
     with pytest.raises(ResourceError, match=r"checkpoints need about \d+ MiB, \d MiB are free; free some, or name"):
         trainer.fit()
     assert trainer.progress.step == 0
+
+
+def test_a_run_for_which_the_disk_is_too_small_leaves_no_folder(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*prepare(tmp_path, {}), f"trainer.save_dir={small_disk}", "model.args.hidden=[300000]"]
+    assert run_command(lambda: main(words)) == 5
+    assert "checkpoints need about" in capsys.readouterr().err
+    assert not list(small_disk.glob("*/*"))
+
+
+def test_a_status_that_finds_no_room_does_not_hide_why_the_run_ended(small_disk: Path) -> None:
+    write_status(small_disk, None, -1)
+    filler = (small_disk / "filler").open("wb", buffering=0)
+    with suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    write_status(small_disk, 5, 3)
+    assert json.loads((small_disk / "status.json").read_text())["state"] == "running", "the old one is whole"
+    filler.close()
+    assert not list(small_disk.glob(".*"))
 
 
 @pytest.mark.parametrize("in_background", [False, True])

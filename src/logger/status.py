@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+from src.utils.paths import shown_path
 from src.utils.whole_file import write_file
 
+log = logging.getLogger(__name__)
 STATES = {None: "running", 0: "done", 130: "stopped", 143: "stopped"}
 
 
@@ -30,4 +33,8 @@ def write_status(run_path: Path, code: int | None, saved_step: int, seconds: flo
     }
     if seconds is not None:
         status["seconds"] = round(seconds, 3)
-    write_file(run_path / "status.json", json.dumps(status) + "\n")
+    path = run_path / "status.json"
+    try:
+        write_file(path, json.dumps(status) + "\n")
+    except OSError as error:  # what went wrong with the run is told, not that nobody could write it down
+        log.warning("%s: cannot be written: %s", shown_path(path), error.strerror or error)
