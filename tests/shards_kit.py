@@ -261,18 +261,28 @@ def in_background(ranks: Ranks, folder: Path) -> Result:
 
 def full_in_background(ranks: Ranks, folder: Path) -> Result:
     """What each rank is told, where the threads of rank 1 find the disk full; the second failure ends the run."""
-    own = folder / f"full-{ranks.world_size}"
+    return told_when_full(ranks, folder / f"full-{ranks.world_size}", is_in_background=True)
+
+
+def full_at_once(ranks: Ranks, folder: Path) -> Result:
+    """The same, where rank 1 finds the disk full after its first save."""
+    return told_when_full(ranks, folder / f"full-at-once-{ranks.world_size}", is_in_background=False)
+
+
+def told_when_full(ranks: Ranks, own: Path, is_in_background: bool) -> Result:
     own.mkdir(exist_ok=True)
     parallel = ParallelSettings("fsdp", save_shards=True)
-    settings = {"save_every_steps": 3, "save_in_background": True, "max_failed_saves": 2}
-    sync, told = os.fsync, ""
+    settings = {"save_every_steps": 3, "save_in_background": is_in_background, "max_failed_saves": 2}
+    sync, told, synced = os.fsync, "", list[int]()
 
-    def fail_in_background(descriptor: int) -> None:
-        if ranks.rank == 1 and threading.current_thread().name.startswith("save"):
+    def fail_on_rank_1(descriptor: int) -> None:
+        is_writing = threading.current_thread().name.startswith("save") if is_in_background else len(synced) > 0
+        if ranks.rank == 1 and is_writing:
             raise OSError(28, "No space left on device")
+        synced.append(descriptor)
         sync(descriptor)
 
-    os.fsync = fail_in_background
+    os.fsync = fail_on_rank_1
     try:
         going_on(ranks, parallel, epochs=2, checkpoints=own, **settings)
     except ResourceError as error:
@@ -324,6 +334,7 @@ SCENARIOS: Mapping[str, Callable[[Ranks, Path], Result]] = {
         halfway_in_shards,
         in_background,
         full_in_background,
+        full_at_once,
         whole_way,
         resumed,
         resumed_in_shards,

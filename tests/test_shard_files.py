@@ -173,14 +173,15 @@ def test_parts_written_in_the_background_hold_what_is_saved_at_once(made: Path) 
             assert path.read_bytes() == (two / path.name).read_bytes()
 
 
-def test_what_fails_in_the_thread_of_one_rank_is_told_on_all_and_forgiven_as_often_as_the_settings_say(
-    made: Path, found: dict[int, dict[str, Result]]
+@pytest.mark.parametrize(("scenario", "name"), [("full_in_background", "full-2"), ("full_at_once", "full-at-once-2")])
+def test_what_fails_on_one_rank_is_told_on_all_and_forgiven_as_often_as_the_settings_say(
+    scenario: str, name: str, made: Path, found: dict[int, dict[str, Result]]
 ) -> None:
-    told = found[2]["full_in_background"]["told"]
+    told = found[2][scenario]["told"]
     assert len(told) == 2
     for each in told:
         assert re.search(r"step-00000007-\w+\.shards: cannot be saved: .*No space left on device", each)
-    path, state = CheckpointStore(made / "full-2").newest()
+    path, state = CheckpointStore(made / name).newest()
     assert path.name == "step-00000003.pt" and state["progress"]["step"] == 3
     assert shards(path.parent) == ["00000003"], "and nothing is left of what failed"
 

@@ -35,7 +35,7 @@ from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, Layered, outcomes
 from tests.trainer_kit import NoisyRows
 
 SPECIAL = ("built_once", "built_by_all", "mixed", "hidden", "halfway", "halfway_in_shards", "in_background")
-EXACT = [name for name in SCENARIOS if name not in (*SPECIAL, "full_in_background")]
+EXACT = [name for name in SCENARIOS if name not in (*SPECIAL, "full_in_background", "full_at_once")]
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,32 @@ def test_a_mistake_in_the_search_is_a_mistake_of_the_config(section: str, told: 
 
 
 @pytest.mark.parametrize(
+    "said", ["metric: val/accuracy, mode: min", "metric: val/accuracy", "metric: val/loss, mode: max"]
+)
+def test_what_is_compared_and_what_a_trial_keeps_its_best_by_cannot_differ(said: str, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    base = f"base: {ROOT / 'configs/line.yaml'}\nmetrics: [accuracy]\n"
+    config.write_text(
+        f"{base}tune: {{space: {{seed: {{grid: [1]}}}}, metric: {said}}}\ntrainer: {{monitor: min val/loss}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"x.yaml:3:\d+ tune.metric: compares .* by trainer.monitor: min val/loss"):
+        load_config(config)
+    assert load_config(config, ["trainer.monitor=null", "tune.mode=max"])
+    assert load_config(config, ["tune.metric=val/loss", "tune.mode=min"])
+
+
+def test_trials_watch_what_is_compared(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from src.sweep.run import ready
+
+    config = tmp_path / "x.yaml"
+    section = "tune: {space: {seed: {grid: [1]}}, metric: val/accuracy, mode: min}"
+    config.write_text(f"base: {ROOT / 'configs/line.yaml'}\n{section}\nmetrics: [accuracy]\n")
+    base, _, _ = ready(load_config(config, [f"trainer.save_dir={tmp_path / 'saved'}"]))
+    assert base.trainer.monitor == "min val/accuracy"
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "tune.space.optimizer.args.lr={choice: [0.5]}",
@@ -148,6 +174,15 @@ def test_an_override_says_anew_where_the_values_of_a_key_come_from(override: str
     assert found is not None
     assert found.space["optimizer.args.lr"] == Distribution(choice=(0.5,)), "not both the old range and the new list"
     assert found.space.keys() == SPACE.keys()
+
+
+def test_an_override_takes_a_key_out_of_the_search(tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(yaml.safe_dump({"base": str(ROOT / "configs/line.yaml"), "tune": {"space": SPACE}}))
+    found = load_config(config, ["tune.space.optimizer.args.lr=null"]).tune
+    assert found is not None and found.space.keys() == SPACE.keys() - {"optimizer.args.lr"}
+    with pytest.raises(ConfigError, match="lrr: a mapping is needed"):
+        load_config(config, ["tune.space.optimizer.args.lrr=null"])
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:

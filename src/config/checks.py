@@ -193,7 +193,7 @@ def _check_monitors(config: Config, mistakes: Mistakes) -> None:
             _check_monitor(monitor, (*path, "monitor"), config, mistakes)
     if config.tune is not None:
         default = "min val/loss" if "val" in config.data.part_names() else None
-        compared = check_tune(config.tune, config.trainer.monitor or default, mistakes)
+        compared = check_tune(config.tune, config.trainer.monitor, default, mistakes)
         if compared is not None:
             _check_monitor(compared, ("tune", "metric"), config, mistakes)
         if not config.logger.csv:

@@ -115,6 +115,9 @@ def _merged(below: Node, above: Node, path: tuple[str | int, ...], mistakes: Mis
     for key, child in above.value.items():
         if key not in entries and isinstance(key, str) and key.isdecimal() and int(key) in entries:
             key = int(key)
+        if path == ("tune", "space") and child.value is None and key in entries:
+            del entries[key]  # it is searched no more
+            continue
         entries[key] = _merged(entries[key], child, (*path, key), mistakes) if key in entries else child
     return Node(entries, above.place)
 

@@ -11,7 +11,7 @@ from src.config.mistakes import KeyPath, Mistakes, found, listed
 from src.utils.bounds import Above, AtLeast
 
 RANGES = ("uniform", "loguniform", "randint")
-KEPT_KEYS = ("name", "tune", "logger.csv", "trainer.save_dir", "trainer.device", "trainer.threads")
+KEPT_KEYS = ("name", "tune", "logger.csv", "trainer.monitor", "trainer.save_dir", "trainer.device", "trainer.threads")
 """Keys, and what lies below them, that a sweep decides itself or needs as they are."""
 
 
@@ -71,7 +71,7 @@ class TuneSettings:
     """How often values are drawn; each draw is tried with every combination of the grids."""
 
     metric: str | None = None
-    """What is compared, such as `val/accuracy`. Default: what `trainer.monitor` watches."""
+    """What is compared, such as `val/accuracy`; every trial watches it. Default: what `trainer.monitor` watches."""
 
     mode: Literal["min", "max"] | None = None
     """Which value of `metric` is better. Default: as in `trainer.monitor`."""
@@ -94,12 +94,13 @@ class TuneSettings:
     resources_per_trial: TrialResources = field(default_factory=TrialResources)
 
 
-def check_tune(tune: TuneSettings, monitor: str | None, mistakes: Mistakes) -> str | None:
+def check_tune(tune: TuneSettings, named: str | None, default: str | None, mistakes: Mistakes) -> str | None:
     """Notes what the types cannot rule out, and returns the monitor meant by `metric` and `mode`.
 
     Args:
         tune: The section.
-        monitor: Of the config, `min val/loss`; None when it watches nothing.
+        named: What the config says to watch, `min val/loss`; None where it does not say.
+        default: What is watched then; None when nothing is.
         mistakes: Receives what is wrong.
     """
     if not tune.space:
@@ -119,14 +120,19 @@ def check_tune(tune: TuneSettings, monitor: str | None, mistakes: Mistakes) -> s
     if tune.metric is None:
         if tune.mode is not None:
             mistakes.add(("tune", "mode"), "goes with `tune.metric`; give both, or neither")
-        if monitor is None:
+        if named is None and default is None:
             mistakes.add(("tune", "metric"), "missing; nothing is watched: give tune.metric and tune.mode")
         return None
-    mode, _, name = (monitor or "").partition(" ")
-    if tune.mode is None and name != tune.metric:
+    mode, _, name = (named or default or "").partition(" ")
+    meant = f"{tune.mode or mode} {tune.metric}"
+    if named not in (None, meant):
+        what = f"compares {' '.join(filter(None, (tune.mode, tune.metric)))}, and each trial keeps its best"
+        mistakes.add(("tune", "metric"), f"{what} by trainer.monitor: {named}; leave one of them out")
+    elif tune.mode is None and name != tune.metric:
         mistakes.add(("tune", "mode"), f"missing; min or max: which {tune.metric} is better?")
-        return None
-    return f"{tune.mode or mode} {tune.metric}"
+    else:
+        return meant
+    return None
 
 
 def _check_key(key: str, tune: TuneSettings, mistakes: Mistakes) -> None:

@@ -134,11 +134,12 @@ def ready(config: Config, local: bool = True) -> tuple[Config, list[str], int]:
 
 
 def _of_trials(config: Config, device: str) -> Config:
-    """Return the config of all trials: what they compute on is written there, so that each can be made again alone."""
+    """Return the config of all trials, which says what they compute on, and watch: each can be made again alone."""
     assert config.tune is not None
     takes = config.tune.resources_per_trial
     gpu = float(device == "cuda") if takes.gpu is None else takes.gpu
     kind = "cuda" if gpu else "mps" if device == "mps" else "cpu"
-    values: dict[str, Any] = {"trainer.threads": takes.cpu, "trainer.device": kind}
+    monitor = " ".join(reversed(compared(config)))
+    values: dict[str, Any] = {"trainer.threads": takes.cpu, "trainer.device": kind, "trainer.monitor": monitor}
     tune = replace(config.tune, resources_per_trial=TrialResources(takes.cpu, gpu))
     return replace(varied(config, values), tune=tune)
