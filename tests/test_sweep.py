@@ -132,15 +132,12 @@ def test_a_mistake_in_the_search_is_a_mistake_of_the_config(section: str, told: 
     assert [each.name for each in tmp_path.iterdir()] == ["x.yaml"], "nothing was begun"
 
 
-@pytest.mark.parametrize(
-    "said", ["metric: val/accuracy, mode: min", "metric: val/accuracy", "metric: val/loss, mode: max"]
-)
+@pytest.mark.parametrize("said", ["val/accuracy, mode: min", "val/accuracy", "val/loss, mode: max"])
 def test_what_is_compared_and_what_a_trial_keeps_its_best_by_cannot_differ(said: str, tmp_path: Path) -> None:
     config = tmp_path / "x.yaml"
-    base = f"base: {ROOT / 'configs/line.yaml'}\nmetrics: [accuracy]\n"
-    config.write_text(
-        f"{base}tune: {{space: {{seed: {{grid: [1]}}}}, metric: {said}}}\ntrainer: {{monitor: min val/loss}}\n"
-    )
+    section = f"{{space: {{seed: {{grid: [1]}}}}, metric: {said}}}"
+    head = f"base: {ROOT / 'configs/line.yaml'}\nmetrics: [accuracy]\n"
+    config.write_text(f"{head}tune: {section}\ntrainer: {{monitor: min val/loss}}\n")
     with pytest.raises(ConfigError, match=r"x.yaml:3:\d+ tune.metric: compares .* by trainer.monitor: min val/loss"):
         load_config(config)
     assert load_config(config, ["trainer.monitor=null", "tune.mode=max"])

@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,6 +221,24 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def test_a_sweep_whose_driver_is_killed_is_gone_on_with(tmp_path: Path) -> None:
+    tune = {"space": {"optimizer.args.lr": {"grid": [0.3, 0.2]}}, "max_concurrent": 2}
+    trainer = {"epochs": 100, "save_dir": str(tmp_path), "save_every_epochs": 7}
+    config = write_config(tmp_path, tune, trainer=trainer)
+    driver = subprocess.Popen(command(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: saved(config, 1))
+    others = [pid for pid in descendants(driver.pid) if pid != driver.pid]
+    driver.kill()
+    driver.wait()
+    assert "" in outcomes(the_sweep(config))
+    folder, printed = sweep(config, "--resume")
+    assert outcomes(folder) == ["finished"] * 2, printed
+    wait_for(lambda: not any(map(is_alive, others)))
+    assert any("going on after" in path.read_text() for path in folder.glob("trial_*/log.txt"))
+    for path in folder.glob("trial_*/metrics.csv"):
+        assert pd.read_csv(path)["epoch"].dropna().to_list() == list(range(1, 101)), "every epoch once"
+
+
 @pytest.mark.full
 def test_a_sweep_whose_driver_is_killed_goes_on_and_ends_with_the_same_bits(slow_config: Path) -> None:
     driver = subprocess.Popen(command(slow_config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -315,3 +335,42 @@ def test_every_command_of_the_page_does_what_it_says(copy_project: Callable[[], 
         elif block.language == "yaml":
             shipped = yaml.safe_load((copy / "configs/tune_digits.yaml").read_text(encoding="utf-8"))
             assert yaml.safe_load(block.text) == shipped
+
+
+@pytest.mark.full
+def test_the_commands_for_a_cluster_join_two_machines_and_the_sweep_runs_there(tmp_path: Path) -> None:
+    (block,) = [each for each in blocks("docs/tuning.md") if "ray start --head" in each.text]
+    head, other, _ = (line.partition("#")[0].split() for line in block.text.splitlines())
+    assert other == ["ray", "start", "--address=HOST:6379"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    place, token = f"127.0.0.1:{port}", {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    environment = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(tmp_path)}
+    own = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--block"]  # `ray stop` would stop those of others, too
+    first = [*head, f"--port={port}", f"--temp-dir={tempfile.mkdtemp()}", "--include-dashboard=false", *own]
+    config = write_config(tmp_path, {"space": {"seed": {"grid": [0, 1, 2]}}})
+    nodes = []
+    try:
+        for words in (first, [*other[:2], f"--address={place}", *own]):
+            program = str(Path(sys.executable).with_name(words[0]))
+            nodes.append(subprocess.Popen([program, *words[1:]], env=environment, stdout=subprocess.DEVNULL))
+            wait_for(lambda: is_open(port))
+        done = subprocess.run(
+            command(config, "--address", place),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert outcomes(the_sweep(config)) == ["finished"] * 3
+    finally:
+        for node in reversed(nodes):
+            node.terminate()
+            node.wait(60)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

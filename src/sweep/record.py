@@ -124,6 +124,10 @@ class SweepFolder:
             raise ConfigError("\n".join([*lines, "give the config as it was, or start a new sweep without --resume"]))
         return cls(path)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock here: Ray writes down a copy of what it is given."""
+        return {"path": self.path}
+
     def discard(self) -> None:
         """Take the folder back, and those around it that hold nothing else."""
         self._lock.release()
