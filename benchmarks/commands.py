@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,11 +35,11 @@ SHORTEST = ("-c", "configs/line.yaml", "trainer.epochs=1", "logger.tensorboard=f
 
 def command_s(*arguments: str) -> float:
     """Return the CPU seconds of a Python process, its libraries kept to one thread."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def help_seconds(rounds: int) -> Iterator[Row]:
