@@ -44,6 +44,7 @@ OF_THE_PROCESS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [  # how
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     *(_named(torch.backends.cudnn, name) for name in ("benchmark", "deterministic", "allow_tf32")),
+    (lambda: (mask := os.umask(0), os.umask(mask))[0], os.umask),
     (lambda: dict(os.environ), lambda before: (os.environ.clear(), os.environ.update(before))),
     (lambda: list(sys.path), partial(sys.path.__setitem__, slice(None))),
     (lambda: list(logging.getLogger().handlers), partial(logging.getLogger().handlers.__setitem__, slice(None))),

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.commands_kit import called
 from tests.conftest import ROOT
 
 ADDRESS = re.compile(r"board  (http://127\.0\.0\.1:\d+/)")
@@ -71,7 +72,7 @@ def test_quiet_prints_nothing_while_all_goes_well_and_the_log_has_every_line(tmp
 
 
 def test_verbose_tells_what_is_built_where_and_when(tmp_path: Path) -> None:
-    done = subprocess.run(command(tmp_path, "-v"), cwd=ROOT, capture_output=True, text=True, check=True)
+    done = called(*command(tmp_path, "-v")[1:], cwd=ROOT)
     line = re.compile(r" *\d+\.\d\d s  (.*)")
     told = [found[1] for each in done.stdout.splitlines() if (found := line.fullmatch(each))]
     for begin in ("device cpu", "data   ", "loader train: batches of", "model  linear.Linear("):
@@ -80,12 +81,7 @@ def test_verbose_tells_what_is_built_where_and_when(tmp_path: Path) -> None:
 
     (run,) = tmp_path.glob("line/*")
     for script, words in {"test.py": ["--split", "train"], "export.py": ["--weights-only"]}.items():
-        verbose, quiet = (
-            subprocess.run(
-                [sys.executable, script, "-r", str(run), *words, option], cwd=ROOT, capture_output=True, text=True
-            )
-            for option in ("-v", "-q")
-        )
+        verbose, quiet = (called(script, "-r", run, *words, option, cwd=ROOT) for option in ("-v", "-q"))
         assert verbose.stdout and "model  linear.Linear(" not in verbose.stdout
         assert verbose.stderr.count("model  linear.Linear(") == 1 and "run    " in verbose.stderr
         assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")

@@ -1,4 +1,7 @@
-"""`train.py` and `test.py` as a user types them: real processes, real kills, exit codes, nothing half made."""
+"""`train.py` and `test.py` as a user types them: real kills, exit codes, nothing half made.
+
+They are processes of their own where that is what matters: signals, pipes, where one stands, what is found again.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import pytest
 import torch
 
 from src.utils.paths import PROJECT_ROOT
+from tests.commands_kit import called
 
 CONFIG = """
 name: small
@@ -75,7 +79,7 @@ def test_a_run_directory_holds_all_there_is_to_know(straight: Path) -> None:
 
 
 def test_its_saved_config_trains_the_same_weights_again(straight: Path, tmp_path: Path) -> None:
-    result = run("train.py", "-c", straight / "config.yaml", f"trainer.save_dir={tmp_path}")
+    result = called("train.py", "-c", straight / "config.yaml", f"trainer.save_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     again = final(only_run(tmp_path))
     assert all(torch.equal(value, again[name]) for name, value in final(straight).items())
@@ -128,7 +132,9 @@ def test_test_py_needs_the_run_alone_and_makes_no_new_one(straight: Path) -> Non
 
 
 def test_test_py_writes_a_prediction_for_every_row(straight: Path, tmp_path: Path) -> None:
-    result = run("test.py", "-r", straight, "--split", "val", "--predict", tmp_path / "p.csv", "--checkpoint", "last")
+    result = called(
+        "test.py", "-r", straight, "--split", "val", "--predict", tmp_path / "p.csv", "--checkpoint", "last"
+    )
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "p.csv")
     assert len(table) == 180
@@ -137,14 +143,14 @@ def test_test_py_writes_a_prediction_for_every_row(straight: Path, tmp_path: Pat
 
 def test_predictions_without_labels_are_asked_for_where_there_are_some(straight: Path, tmp_path: Path) -> None:
     words = ("--predict", tmp_path / "p.csv", "data={type: table.Table, args: {file: none.csv}}")
-    result = run("test.py", "-r", straight, *words)
+    result = called("test.py", "-r", straight, *words)
     assert result.returncode == 3 and "none.csv: no such file" in result.stderr
     assert f"python predict.py -r {straight} --input FILE needs no labels" in result.stderr
 
 
 def test_a_schedule_that_does_not_fit_the_run_is_told(config: Path, tmp_path: Path) -> None:
     schedule = "lr_scheduler={type: CosineAnnealingLR, args: {T_max: 100}, warmup_steps: 5000}"
-    result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", "trainer.epochs=1", schedule)
+    result = called("train.py", "-c", config, f"trainer.save_dir={tmp_path}", "trainer.epochs=1", schedule)
     assert result.returncode == 0, result.stderr
     assert "lr_scheduler.args.T_max: made for 100 moves, and this run makes 1" in result.stdout
     assert "lr_scheduler.warmup_steps: is 5,000 and the run has" in result.stdout
@@ -152,7 +158,7 @@ def test_a_schedule_that_does_not_fit_the_run_is_told(config: Path, tmp_path: Pa
 
 def test_a_run_that_fails_says_what_is_left_of_it(config: Path, tmp_path: Path) -> None:
     explode = ("optimizer={type: SGD, args: {lr: 1e30}}", "lr_scheduler=null", "trainer.epochs=1")
-    result = run("train.py", "-c", config, f"trainer.save_dir={tmp_path}", *explode)
+    result = called("train.py", "-c", config, f"trainer.save_dir={tmp_path}", *explode)
     assert result.returncode == 6
     folder = only_run(tmp_path)
     assert re.search(rf"stopped in step \d+; {folder} holds no checkpoint yet, its log and config", result.stdout)
@@ -163,7 +169,7 @@ def test_a_finished_run_goes_on_when_it_is_given_more_epochs(straight: Path, tmp
     overrides = ["lr_scheduler=null", f"trainer.save_dir={tmp_path}"]
     assert run("train.py", "-c", straight.parents[1] / "small.yaml", *overrides, "trainer.epochs=1").returncode == 0
     found = only_run(tmp_path)
-    result = run("train.py", "-r", found, "trainer.epochs=2")
+    result = called("train.py", "-r", found, "trainer.epochs=2")
     assert result.returncode == 0, result.stderr
     assert list(pd.read_csv(found / "metrics.csv")["epoch"]) == [1, 2]
 
@@ -191,11 +197,9 @@ MISTAKES: list[tuple[list[str], int, str]] = [
 def test_a_mistake_is_one_to_three_lines_has_its_code_and_makes_no_run(
     config: Path, tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
-    import re
-
     given = [word for part in words for word in (["-c", str(config)] if part == "CONFIG" else [part])]
     extra = [f"trainer.save_dir={tmp_path / 'runs'}"] if "CONFIG" in words else []
-    result = run("train.py", *given, *extra, cwd=tmp_path)
+    result = called("train.py", *given, *extra, cwd=tmp_path)
     assert result.returncode == code, result.stderr
     assert re.search(message, result.stderr), result.stderr
     assert 1 <= len(result.stderr.splitlines()) <= 3
@@ -230,9 +234,9 @@ def test_a_run_of_a_config_outside_the_project_is_tested_with_its_folder_vouched
     )
     config = CONFIG.replace("{type: lenet.LeNet, args: {image_size: 8}}", "mine.Mine") + "hooks: [mine.Watch]\n"
     (tmp_path / "small.yaml").write_text(config)
-    result = run("train.py", "-c", tmp_path / "small.yaml", "trainer.epochs=1", f"trainer.save_dir={tmp_path}/runs")
+    result = called("train.py", "-c", tmp_path / "small.yaml", "trainer.epochs=1", f"trainer.save_dir={tmp_path}/runs")
     assert result.returncode == 0, result.stderr
-    refused = run("test.py", "-r", only_run(tmp_path / "runs"))
+    refused = called("test.py", "-r", only_run(tmp_path / "runs"))
     assert refused.returncode == 2
     assert "mine.Mine" in refused.stderr and "mine.Watch" in refused.stderr
     assert refused.stderr.count("--trust FOLDER/") == 1

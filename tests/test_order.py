@@ -27,6 +27,7 @@ def test_what_a_test_sets_for_the_process_is_put_back(tmp_path: Path) -> None:
         torch.use_deterministic_algorithms(True)
         for name in ("benchmark", "deterministic", "allow_tf32"):
             setattr(torch.backends.cudnn, name, not getattr(torch.backends.cudnn, name))
+        os.umask(0o071)
         os.environ["LEFT_BEHIND"] = os.environ.pop("HOME", "")
         sys.path.append(str(tmp_path))
         import_module("left_behind.part")
