@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,9 @@ from src.logger.console import (
     progress_bar,
     setup_console,
 )  # fmt: skip
+from src.trainer.hooks import Console
 from tests.conftest import ROOT
+from tests.trainer_kit import make_trainer
 
 TALK = """
 import sys, logging
@@ -61,6 +64,17 @@ def test_the_bar_is_silent_unless_standard_error_is_a_terminal(capsys: pytest.Ca
         bar.set_postfix_str(bar_text({"loss": 0.5, "lr": 1e-3, "samples_per_s": 5210.0}), refresh=False)
     assert capsys.readouterr().err == ""
     assert bar_text({"step/loss": 0.5, "lr": 1e-3, "samples_per_s": 5210.0}) == "loss 0.5000  lr 1.0e-03  5,210/s"
+
+
+def test_the_bar_tells_the_samples_a_second_since_it_told_them_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, console = make_trainer(), Console()
+    clock = SimpleNamespace(now_s=100.0, perf_counter=lambda: clock.now_s)
+    monkeypatch.setattr("src.trainer.hooks.time", clock)
+    console.on_fit_start(trainer)
+    for clock.now_s, samples, shown in ((102.0, 100, "50/s"), (112.0, 3100, "300/s")):
+        trainer.progress.samples = samples
+        console.on_log(trainer, {"step/loss": 0.5})
+        assert console.bar.postfix == f"loss 0.5000  {shown}"
 
 
 def test_lines_go_to_console_and_file_and_no_name_can_fake_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet
 from src.trainer.evaluate import evaluate
 from src.trainer.hooks import Hook
-from src.trainer.meters import Meters
+from src.trainer.meters import Mean, Meters
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
@@ -163,3 +164,20 @@ def test_the_mean_of_terms_goes_through_a_checkpoint() -> None:
             again.load_state_dict(meters.state_dict())
     assert again.compute() == meters.compute()
     assert again.loss.lap() == meters.loss.lap()
+
+
+def test_a_term_without_a_single_label_is_nothing_beside_the_others() -> None:
+    terms = {"labelled": (nn.CrossEntropyLoss(ignore_index=2), 1.0), "size": (size_of, 0.5)}
+    outputs = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    loss, told = Task(terms).loss(outputs, torch.full((4,), 2))
+    assert told["labelled"] == 0 and torch.equal(loss, 0.5 * size_of(outputs))
+    loss.backward()
+    assert outputs.grad is not None and torch.allclose(outputs.grad, outputs.detach() / 12)
+
+
+def test_a_mean_that_stays_on_its_device_passes_over_what_weighs_nothing() -> None:
+    mean = Mean(torch.device("meta"))
+    mean.total = torch.zeros((), dtype=torch.float64)  # the meta device has no values; its way of adding is every GPU's
+    for value, weight in ((math.nan, torch.tensor(0.0)), (2.0, torch.tensor(3.0)), (6.0, 1.0)):
+        mean.update(torch.tensor(value), weight)
+    assert mean.compute() == 3.0

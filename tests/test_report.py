@@ -31,7 +31,7 @@ from src.logger.report.samples import Sample, sample_cards
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet, accuracy
 from src.trainer.predictions import Meaning, told_by
-from src.trainer.report import KeptMeters, bootstrap, write_report
+from src.trainer.report import KeptMeters, _shower, bootstrap, write_report
 from src.trainer.report_pictures import draw_classes, draw_values
 from src.trainer.slices import groups, slice_sections
 from src.trainer.task import StepOutput, Task
@@ -148,6 +148,20 @@ def test_outputs_that_are_not_rows_still_make_a_report(tmp_path: Path) -> None:
     path = tmp_path / "report" / "index.html"
     assert write_report(path, tmp_path, "t", "s", part, Task(), meters, {"loss": 1.0}, Meaning(None)) == {}
     assert "No intervals" in Page(path.read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("sample", "shown"),
+    [
+        (torch.tensor([1.0, 2.0]), {"input 0": 1.0, "input 1": 2.0}),
+        ((torch.tensor([1.0, 2.0]), 7), {"input 0": 1.0, "input 1": 2.0}),
+        ("a text", {"text": "a text"}),
+        ((), {}),
+    ],
+    ids=["bare", "with a target", "text", "empty"],
+)
+def test_of_a_sample_its_inputs_are_shown(sample: Any, shown: dict[str, Any]) -> None:
+    assert _shower(Part("test", [sample]))(0).cells == shown  # type: ignore[arg-type]
 
 
 def test_rows_of_outputs_that_are_no_rows_of_the_part_are_not_told_as_samples(tmp_path: Path) -> None:
