@@ -159,7 +159,16 @@ SCHEDULES: list[tuple[dict[str, Any] | None, str]] = [
     ({"type": "CosineAnnealingLR", "args": {"T_max": 9}, "every": "step", "warmup_steps": 5}, "optimizer.args.lr=0.01"),
     ({"type": "OneCycleLR", "args": {"max_lr": 0.1}}, "lr_scheduler.args.max_lr=0.01"),
     ({"type": "ReduceLROnPlateau", "args": {"patience": 0, "threshold": 1}}, "optimizer.args.lr=0.01"),
+    ({"type": "CyclicLR", "args": {"base_lr": 0.01, "max_lr": 0.1}}, "lr_scheduler.args.max_lr=0.05"),
+    ({"type": "phased.two_phases", "args": {"gamma": 0.5}}, "optimizer.args.lr=0.01"),
 ]
+TWO_PHASES = """
+from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LRScheduler, SequentialLR
+
+
+def two_phases(optimizer, gamma: float) -> LRScheduler:
+    return SequentialLR(optimizer, [ConstantLR(optimizer, 0.5, 9), ExponentialLR(optimizer, gamma)], milestones=[4])
+"""
 
 
 @pytest.mark.parametrize(("schedule", "changed"), SCHEDULES)
@@ -179,6 +188,7 @@ def test_a_rate_that_is_changed_on_the_way_is_from_there_on_that_of_a_run_that_a
     }
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump(config))
+    (tmp_path / "phased.py").write_text(TWO_PHASES)
 
     def rates_of(*words: str) -> list[float]:
         assert main([*words, "-q"]) == 0
@@ -189,7 +199,7 @@ def test_a_rate_that_is_changed_on_the_way_is_from_there_on_that_of_a_run_that_a
     changes = [changed, "optimizer.args.weight_decay=0.5"]
     rates_of("-c", str(file), "trainer.epochs=3")
     (run,) = (tmp_path / "x").iterdir()
-    allow = ["--allow-change", "optimizer", "--allow-change", "lr_scheduler"]
+    allow = ["--allow-change", "optimizer", "--allow-change", "lr_scheduler", "--trust", f"{tmp_path}/"]
     changed_rates = rates_of("-r", str(run), "trainer.epochs=6", *changes, *allow)
     (group,) = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]["state"]["param_groups"]
     assert group["weight_decay"] == 0.5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import train
 from src.trainer.checkpoint import load_checkpoint
+from src.trainer.monitor import Monitor
 from src.trainer.nonfinite import FiniteGradients, SpikeRule
 from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
@@ -230,6 +231,18 @@ def test_where_losses_are_read_late_the_step_is_found_by_repeating_those_since_t
     assert_same_weights(*found)
     assert told[0] == told[1]
     assert f"step {bad_batch(trainer)[0] + 1}: the loss is" in told[0]
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_the_last_step_is_looked_at_too_whether_or_not_the_run_is_saved(is_saved: bool, tmp_path: Path) -> None:
+    last = bad_batch(fragile_trainer())[0] + 1
+    options = {"epochs": None, "max_steps": last, "save_every_steps": last - 1, "log_every_steps": 99}
+    trainer = fragile_trainer(tmp_path if is_saved else None, "gradient", looks=False, **options)
+    trainer.val_loaders.clear()  # whose loss would tell
+    trainer.monitor = Monitor(None)
+    told = f"step {last}: the loss is finite, but its gradient is not" if is_saved else "weights are no longer finite"
+    with pytest.raises(NumericsError, match=told):
+        trainer.fit()
 
 
 def test_what_was_noticed_late_and_is_not_found_again_is_said(tmp_path: Path) -> None:

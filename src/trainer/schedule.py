@@ -116,12 +116,11 @@ class Schedule:
         total = getattr(self.scheduler, "total_steps", None)
         if total is not None and self.scheduler.last_epoch >= total:
             return  # the schedule has ended; torch would raise
-        if (
-            self.num_steps <= self.warmup_steps
-        ):  # chainable schedulers go on from the group's rate: give them the full one
+        is_warming = self.num_steps <= self.warmup_steps
+        if is_warming:  # chainable schedulers go on from the group's rate: give them the full one
             self._set(self._full_rates)
         self.scheduler.step(*value)  # type: ignore[arg-type]
-        if self.num_steps <= self.warmup_steps:
+        if is_warming:
             self._full_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
             self._warm()
 
@@ -158,12 +157,11 @@ class Schedule:
         """
         is_warm = self.num_steps >= self.warmup_steps
         reached = [float(group["lr"]) for group in self.optimizer.param_groups] if is_warm else self._full_rates
-        was, given = ({} if each.scheduler is None else each.scheduler.state_dict() for each in (before, after))
-        changed = {key: given[key] for key in given if key in was and key != "_schedulers" and was[key] != given[key]}
-        if not changed and before._full_rates == after._full_rates:
+        was, given, now = (each.state_dict()["scheduler"] for each in (before, after, self))
+        if was == given and before._full_rates == after._full_rates:
             return
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(changed)
+            self.scheduler.load_state_dict(merged(now, was, given))
         rates = zip(reached, before._full_rates, after._full_rates, strict=True)
         self._full_rates = [rate * new / old if old else new for rate, old, new in rates]
         self._take_new_curve()
@@ -204,6 +202,14 @@ def run_length(
         if name == "PolynomialLR" or (name == "LinearLR" and falls):
             length["total_iters"] = int(moves)
     return length
+
+
+def merged(now: Mapping[str, Any], was: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state `now` of a scheduler, and of those inside it, with what differs between `was` and `given`."""
+    result = {**now, **{key: given[key] for key in given if key in was and was[key] != given[key]}}
+    if "_schedulers" in now:
+        result["_schedulers"] = list(map(merged, *(state.get("_schedulers", []) for state in (now, was, given))))
+    return result
 
 
 LENGTHS = ("total_steps", "_schedule_phases", "T_max", "total_iters")
@@ -277,12 +283,7 @@ def count_batches(loader: Loader) -> float:
 
 
 def count_steps(loader: Loader, settings: TrainerSettings) -> tuple[float, float]:
-    """Return (steps per epoch, steps of the whole run); infinite where nothing says how many.
-
-    Args:
-        loader: Of the training part.
-        settings: Of the trainer.
-    """
+    """Return (steps per epoch, steps of the whole run); infinite where nothing says how many."""
     batches = count_batches(loader)
     steps_per_epoch = math.ceil(batches / settings.accumulate_steps) if math.isfinite(batches) else math.inf
     return steps_per_epoch, min(settings.num_epochs * steps_per_epoch, settings.num_steps)

@@ -155,6 +155,7 @@ class Trainer:
         if not self._is_asked() and self.progress.evaluated_step != self.progress.step:
             self._judge(self.validation.measure())  # the end fell between evaluations
             self._log(self.values)
+        self._check()  # the last steps
 
     def _train_epoch(self) -> None:
         self.freezing.begin(self.progress.epoch)
@@ -238,9 +239,12 @@ class Trainer:
         is_best, self.is_best = self.is_best, False
         if self.saver.store is None:
             return
-        self.guard.check(self.meters.loss.compute(), before_saving=True)  # what nan has touched is never saved
+        self._check()  # what nan has touched is never saved
         with self.account.saving:
             self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
+
+    def _check(self) -> None:
+        self.guard.check(self.meters.loss.compute(), before_saving=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole run as tensors and plain data."""
