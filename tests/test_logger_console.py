@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from src.logger.console import (
-    EpochLines,
     bar_text,
     closing_summary,
     duration,
@@ -21,6 +24,7 @@ from src.logger.console import (
     progress_bar,
     setup_console,
 )  # fmt: skip
+from src.logger.epoch_lines import EpochLines
 from src.trainer.hooks import Console
 from tests.conftest import ROOT
 from tests.trainer_kit import make_trainer
@@ -138,6 +142,31 @@ def test_numbers_show_the_digits_that_count(value: float, shown: str) -> None:
 
 def test_durations_are_in_words_of_their_size() -> None:
     assert [duration(s) for s in (4.21, 59.94, 187, 7500)] == ["4.2 s", "59.9 s", "3 min 07 s", "2 h 05 min"]
+
+
+NARROW = """
+from src.logger.epoch_lines import EpochLines
+values = {"train/loss": 1.0, "train/f1": 0.5, "val/loss": 2.0, "val/f1": 0.25, "lr": 0.1}
+lines = EpochLines(epochs=9)
+print(lines.line(values, step=1, epoch=1))
+print(lines.line({**values, "lr": 0.2}, step=2, epoch=2, is_best=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("columns", "has_train", "has_rate"), [(150, True, True), (95, False, True), (80, False, False)]
+)
+def test_a_line_is_no_wider_than_the_terminal(columns: int, has_train: bool, has_rate: bool) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    subprocess.run([sys.executable, "-c", NARROW], cwd=ROOT, env=environment, stdout=theirs, check=True)
+    os.close(theirs)
+    first, second = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours)
+    assert second.endswith("   * best") and len(second) <= columns
+    assert ("f1 0.5000" in first, "lr 1.0e-01" in first) == (has_train, has_rate)
+    assert "loss 1.000" in first and "loss 2.000" in first and "f1 0.2500" in first
 
 
 def test_a_line_of_many_numbers_leaves_those_of_training_out_but_for_its_loss() -> None:

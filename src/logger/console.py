@@ -20,12 +20,7 @@ from src.utils.secrets import masked_text
 LOG = logging.getLogger("src")
 """Parent of the loggers of all rooms; entry scripts write to it."""
 
-MAX_NUMBERS = 8
-"""With more numbers in a line of an evaluation, those of training but for its loss are left to files and charts."""
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_SHOULD_FALL = re.compile(r"loss|error|mae|mse|perplexity|deviance", re.IGNORECASE)
-_SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|psnr|corr", re.IGNORECASE)
 
 
 class PlainFormatter(logging.Formatter):
@@ -179,10 +174,11 @@ def progress_bar(total_steps: int | None, done_steps: int = 0, enabled: bool = T
 
 def bar_text(values: Mapping[str, float]) -> str:
     """`loss 0.3121  lr 1e-03  5,210/s` of values by name, whatever part they are of."""
-    return "  ".join(_shown(name.rsplit("/", 1)[-1], value) for name, value in values.items())
+    return "  ".join(shown(name.rsplit("/", 1)[-1], value) for name, value in values.items())
 
 
-def _shown(name: str, value: float) -> str:
+def shown(name: str, value: float) -> str:
+    """Return a value behind its name, or with its unit: `5,210/s`."""
     if name.endswith("_per_s"):
         return f"{value:,.0f}/s"
     if name.endswith("_s"):
@@ -195,67 +191,6 @@ def _shown(name: str, value: float) -> str:
 def number(value: float) -> str:
     """Four digits that count: `0.01230`, `12.35`, `1.235e+06`."""
     return f"{value:#.4g}".rstrip(".")
-
-
-class EpochLines:
-    """Makes one aligned line per evaluation. A sign behind each number compares it with the line before.
-
-    A filled triangle is better and a hollow one worse; it points where the number went. A plain arrow stands where
-    nobody said which way is better: losses and errors should fall, accuracies and scores rise.
-
-    Args:
-        epochs: How many there will be, if that is known.
-        monitor: As in the settings: `max val/reward` says that more of it is better.
-    """
-
-    def __init__(self, epochs: int | None = None, monitor: str | None = None) -> None:
-        self._epochs = epochs
-        self._mode, _, self._monitored = (monitor or "").partition(" ")
-        self._before: dict[str, float] = {}
-
-    def line(self, values: Mapping[str, float], step: int, epoch: int | None = None, is_best: bool = False) -> str:
-        """The line of an evaluation.
-
-        Args:
-            values: What the logger is given: `train/loss`, `val/accuracy`, `lr`, `time/samples_per_s`, ...
-            step: Optimizer updates finished.
-            epoch: Epochs finished; None when the numbers don't stand for whole epochs.
-            is_best: Mark the line with `* best`.
-        """
-        place = f"step {step:>7}"
-        if epoch is not None:
-            place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
-        words = [place]
-        part_before = ""
-        shown = values
-        if len(values) > MAX_NUMBERS and any(name.startswith("val") for name in values):
-            shown = {name: value for name, value in values.items() if name == "train/loss" or name[:6] != "train/"}
-        for name, value in shown.items():
-            part, _, rest = name.partition("/")
-            if not rest or part in ("time", "step", "lr"):
-                words.append("  " + _shown(name.removeprefix("time/").removeprefix("step/"), value))
-                continue
-            words.append(
-                f"  {part + '  ' if part != part_before else ''}{rest} {number(value):<9}{self._sign(name, value)}"
-            )
-            part_before = part
-        self._before = dict(values)
-        return "".join(words).rstrip() + ("   * best" if is_best else "")
-
-    def _sign(self, name: str, value: float) -> str:
-        before = self._before.get(name)
-        if before is None or value == before or value != value or before != before:
-            return " "
-        has_risen = value > before
-        if name == self._monitored:
-            should_rise = self._mode == "max"
-        elif _SHOULD_FALL.search(name):
-            should_rise = False
-        elif _SHOULD_RISE.search(name):
-            should_rise = True
-        else:
-            return "↑" if has_risen else "↓"
-        return ("▲" if has_risen else "▼") if has_risen == should_rise else ("△" if has_risen else "▽")
 
 
 def closing_summary(

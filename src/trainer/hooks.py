@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from src.logger.console import EpochLines, bar_text, progress_bar
+from src.logger.console import bar_text, progress_bar
+from src.logger.epoch_lines import EpochLines
 from src.trainer.schedule import count_steps
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+OF_BAR = ("train/loss", "lr", "time/samples_per_s")
+"""What the bar shows of an epoch, until there are numbers of steps."""
 
 
 class Hook:
@@ -86,14 +89,15 @@ class Console(Hook):
         self.bar.update(1)
 
     def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
+        now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
+        self._seen = now
         if epoch is None:
-            now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
-            speed = (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)
-            self.bar.set_postfix_str(bar_text({**values, "samples_per_s": speed}), refresh=False)
-            self._seen = now
+            of_bar = {**values, "samples_per_s": (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)}
         else:
             whole = None if trainer.progress.batch else epoch
             log.info("%s", self.lines.line(values, trainer.progress.step, whole, trainer.is_best))
+            of_bar = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
+        self.bar.set_postfix_str(bar_text(of_bar), refresh=False)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()

@@ -1,0 +1,91 @@
+"""One aligned line per evaluation."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+
+from src.logger.console import number, shown
+
+MAX_WIDTH = 200
+"""Of a line in a file."""
+BEST = "   * best"
+
+_SHOULD_FALL = re.compile(r"loss|error|mae|mse|perplexity|deviance", re.IGNORECASE)
+_SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|psnr|corr", re.IGNORECASE)
+
+
+class EpochLines:
+    """Makes one aligned line per evaluation. A sign behind each number compares it with the line before.
+
+    A filled triangle is better and a hollow one worse; it points where the number went. A plain arrow stands where
+    nobody said which way is better: losses and errors should fall, accuracies and scores rise.
+
+    A line that is wider than the terminal leaves the numbers of training out, but for its loss; if need be, all but
+    that and those of the val parts. What is left out once stays so, for the lines to be alike.
+
+    Args:
+        epochs: How many there will be, if that is known.
+        monitor: As in the settings: `max val/reward` says that more of it is better.
+    """
+
+    def __init__(self, epochs: int | None = None, monitor: str | None = None) -> None:
+        self._epochs = epochs
+        self._mode, _, self._monitored = (monitor or "").partition(" ")
+        self._before: dict[str, float] = {}
+        self._left_out = 0
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self._width = shutil.get_terminal_size().columns if is_terminal else MAX_WIDTH
+
+    def line(self, values: Mapping[str, float], step: int, epoch: int | None = None, is_best: bool = False) -> str:
+        """The line of an evaluation.
+
+        Args:
+            values: What the logger is given: `train/loss`, `val/accuracy`, `lr`, `time/samples_per_s`, ...
+            step: Optimizer updates finished.
+            epoch: Epochs finished; None when the numbers don't stand for whole epochs.
+            is_best: Mark the line with `* best`.
+        """
+        place = f"step {step:>7}"
+        if epoch is not None:
+            place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
+        text = place + self._numbers(values)
+        while len(text + BEST) > self._width and self._left_out < 2 and any(name[:3] == "val" for name in values):
+            self._left_out += 1
+            text = place + self._numbers(values)
+        self._before = dict(values)
+        return text + (BEST if is_best else "")
+
+    def _numbers(self, values: Mapping[str, float]) -> str:
+        words = []
+        part_before = ""
+        for name, value in values.items():
+            part, _, rest = name.partition("/")
+            is_kept = name == "train/loss" or (part != "train" and (self._left_out < 2 or part[:3] == "val"))
+            if self._left_out and not is_kept:
+                continue
+            if not rest or part in ("time", "step", "lr"):
+                words.append("  " + shown(name.removeprefix("time/").removeprefix("step/"), value))
+                continue
+            words.append(
+                f"  {part + '  ' if part != part_before else ''}{rest} {number(value):<9}{self._sign(name, value)}"
+            )
+            part_before = part
+        return "".join(words).rstrip()
+
+    def _sign(self, name: str, value: float) -> str:
+        before = self._before.get(name)
+        if before is None or value == before or value != value or before != before:
+            return " "
+        has_risen = value > before
+        if name == self._monitored:
+            should_rise = self._mode == "max"
+        elif _SHOULD_FALL.search(name):
+            should_rise = False
+        elif _SHOULD_RISE.search(name):
+            should_rise = True
+        else:
+            return "↑" if has_risen else "↓"
+        return ("▲" if has_risen else "▼") if has_risen == should_rise else ("△" if has_risen else "▽")
