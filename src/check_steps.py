@@ -18,6 +18,7 @@ from src.experiment import Experiment
 from src.trainer.choose_parallel import is_cut
 from src.trainer.evaluate import evaluating
 from src.trainer.nonfinite import tensors_in
+from src.trainer.optimizers import parameters_of
 from src.trainer.schedule import count_steps
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.trainer.trainer import Trainer
@@ -93,9 +94,7 @@ def _shapes(value: Any) -> str:
 def _dead_parameters(trainer: Trainer) -> Iterator[str]:
     """Yields which parameters got no gradient in the last step, or one of nothing but zeros."""
     trains = {name: each for name, each in trainer.model.named_parameters() if each.requires_grad}
-    held = {
-        id(each) for optimizer in trainer.optimizers.values() for g in optimizer.param_groups for each in g["params"]
-    }
+    held = {id(each) for optimizer in trainer.optimizers.values() for each in parameters_of(optimizer)}
     groups = {
         "in no optimizer": [name for name, each in trains.items() if id(each) not in held],
         "never used: no gradient reaches them": [name for name, each in trains.items() if each.grad is None],

@@ -6,7 +6,7 @@ For `--check`: a short run, and one that is built anew and goes on from its midd
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ from src.trainer.nonfinite import tensors_in
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.device import to_device
+from src.utils.nested import parts_of
 from src.utils.seed import forked_rng, seed_everything, seed_host
 
 NUM_STEPS = 4
@@ -87,12 +88,7 @@ def _train(trainer: Trainer, batches: list[Any]) -> None:
     rest = iter(batches)
     while group := tuple(islice(rest, trainer.settings.accumulate_steps)):
         trainer.step.make(group)
-        trainer.progress.step += 1
-        trainer.progress.batch += len(group)
-        for schedule in trainer.schedules.values():
-            schedule.after_step()
-        if trainer.ema:
-            trainer.ema.update()
+        trainer.advance(len(group))
 
 
 def _equal(one: Any, two: Any) -> bool:
@@ -140,11 +136,9 @@ def _on_inputs(transform: Any, sample: Any) -> Any:
 
 def _leaves(value: Any) -> list[Any]:
     """Return what of a sample can be compared."""
-    if isinstance(value, (tuple, list)):
-        return [leaf for part in value for leaf in _leaves(part)]
-    if isinstance(value, Mapping):
-        return [leaf for part in value.values() for leaf in _leaves(part)]
-    return [value] if isinstance(value, (Tensor, int, float)) or hasattr(value, "__array__") else []
+    if isinstance(value, (Tensor, int, float)) or hasattr(value, "__array__"):
+        return [value]
+    return [leaf for part in parts_of(value) for leaf in _leaves(part)]
 
 
 def _guilty_of_a_step(trainer: Trainer, batches: list[Any]) -> str:

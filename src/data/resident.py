@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from src.data.part import Part
 from src.utils.errors import ConfigError, DataError, first_line
+from src.utils.nested import with_parts
 
 FREE_SHARE = 0.25
 """Of the device's free memory, data may take so much unasked: model, moments and activations come later."""
@@ -128,8 +129,4 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _on_host(batch: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.cpu()  # device sync
-    if isinstance(batch, dict):
-        return {name: _on_host(value) for name, value in batch.items()}
-    return type(batch)(map(_on_host, batch)) if isinstance(batch, (tuple, list)) else batch
+    return batch.cpu() if isinstance(batch, Tensor) else with_parts(batch, _on_host)  # device sync

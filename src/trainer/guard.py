@@ -19,6 +19,7 @@ from src.trainer.capsule import write_capsule
 from src.trainer.diagnosis import Finding, agreed, diagnose
 from src.trainer.evaluate import with_rows
 from src.trainer.nonfinite import ADVICE, SpikeRule, all_finite, explain_nonfinite, shown_rates
+from src.trainer.optimizers import parameters_of
 from src.trainer.schedule import learning_rates
 from src.utils.alike import check_alike
 from src.utils.device import to_device
@@ -89,7 +90,7 @@ class Guard:
         trainer.step.look = self.look
         if hasattr(trainer.task, "update"):  # it calls the optimizers itself
             for optimizer in trainer.optimizers.values():
-                optimizer.register_step_pre_hook(lambda optimizer, *_: self.look(_parameters(optimizer)))
+                optimizer.register_step_pre_hook(lambda optimizer, *_: self.look(parameters_of(optimizer)))
 
     def make(self, batches: Sequence[Any]) -> None:
         """Make one update from the micro-batches given, unless it goes wrong."""
@@ -294,7 +295,3 @@ POLICIES = {
 
 
 _gradient = attrgetter("grad")
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return what an optimizer trains, group after group."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
@@ -42,7 +48,7 @@ def apply_gradients(optimizer: Optimizer) -> None:
 
 def has_gradients(optimizer: Optimizer) -> bool:
     """Say whether any parameter has one: in a phase that freezes all of an optimizer's, none has."""
-    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+    return any(parameter.grad is not None for parameter in parameters_of(optimizer))
 
 
 _AROUND_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__

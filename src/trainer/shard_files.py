@@ -20,6 +20,7 @@ from torch import Tensor
 from src.trainer.plain import check_unpacked
 from src.utils.direct_file import file_checksum
 from src.utils.errors import CheckpointError, first_line
+from src.utils.nested import with_parts
 from src.utils.paths import shown_path
 
 RECORD = "shards"
@@ -100,11 +101,6 @@ def _read_tensor(name: str, facts: Mapping[str, Any], files: Mapping[str, Path],
 
 
 def _fill(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {PLACE}:
-            return tensors[value[PLACE]]
-        for key, part in value.items():
-            value[key] = _fill(part, tensors)
-    elif type(value) in (list, tuple):
-        return type(value)(_fill(part, tensors) for part in value)
-    return value
+    if isinstance(value, dict) and value.keys() == {PLACE}:
+        return tensors[value[PLACE]]
+    return with_parts(value, lambda part: _fill(part, tensors))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +13,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from src.trainer.optimizers import parameters_of
 from src.trainer.recompute import has_forward, matching_modules, outermost
 from src.trainer.settings import TrainerSettings
 from src.utils.errors import ConfigError
+from src.utils.nested import with_parts
 from src.utils.ranks import Ranks
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -163,15 +164,7 @@ def whole(value: Any, keep: bool = True) -> Any:
     if isinstance(value, DTensor):
         full: Tensor = value.full_tensor()
         return _trimmed(full.cpu()) if keep else None
-    if type(value) in (dict, OrderedDict):
-        made = type(value)()
-        for key, part in value.items():
-            made[key] = whole(part, keep)
-        made.__dict__.update(value.__dict__) if isinstance(value, OrderedDict) else None
-        return made
-    if type(value) in (list, tuple):
-        return type(value)(whole(part, keep) for part in value)
-    return value
+    return with_parts(value, lambda part: whole(part, keep))
 
 
 def _trimmed(tensor: Tensor) -> Tensor:
@@ -187,7 +180,7 @@ def shard_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, 
 
 def shard_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the whole `state` of an optimizer with what it keeps of each parameter cut as that is."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    parameters = parameters_of(optimizer)
     kept = {
         index: {key: _as_shard(value, parameters[index]) for key, value in entry.items()}
         if isinstance(index, int) and index < len(parameters)

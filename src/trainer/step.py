@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.evaluate import autocast
 from src.trainer.memory import Progress
-from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients
+from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients, parameters_of
 from src.trainer.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
@@ -60,7 +60,7 @@ class Step:
         asks for the loss itself with each loss, too."""
         self.grad_norm: Tensor | None = None
         """Norm of the last gradient before it was clipped, on the device; None without clipping."""
-        self._parameters = [p for o in optimizers.values() for group in o.param_groups for p in group["params"]]
+        self._parameters = [each for optimizer in optimizers.values() for each in parameters_of(optimizer)]
         self._named = {name.removeprefix("optimizer."): optimizer for name, optimizer in optimizers.items()}
         self._progress = progress or Progress()
         self._micro_batches = MicroBatches(self._progress, forward, task)

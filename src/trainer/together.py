@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from src.data.share import SharedBatch
 from src.trainer.criterion import TermWeights, Weight
-from src.trainer.optimizers import drop_gradients
+from src.trainer.optimizers import drop_gradients, parameters_of
 from src.trainer.replica import Replica, TaskModule
 from src.trainer.settings import TrainerSettings
 from src.trainer.shared_meters import SharedOutput
@@ -269,7 +269,7 @@ class SharedStep(Step):
 
     def _average_gradients(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Replace the gradients of an optimizer by their mean over all rows."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = parameters_of(optimizer)
         for dtype in dict.fromkeys(parameter.dtype for parameter in parameters):
             gradients = [each.grad for each in parameters if each.grad is not None and each.dtype == dtype]
             if gradients:

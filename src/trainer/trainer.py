@@ -100,7 +100,7 @@ class Trainer:
         self.ema = self.parallel.average(self.model)
         metrics = metrics or MetricSet({})
         val_metrics = copy.deepcopy(metrics)
-        self.validation = Validation(self, self.parallel.make_meters(val_metrics, self.device), self._is_asked)
+        self.validation = Validation(self, self.parallel.make_meters(val_metrics, self.device), self._is_interrupted)
         self.meters = self.parallel.make_meters(metrics.numbers(), self.device)
         watched = settings.monitor or default_monitor(self.val_loaders)
         self.monitor = Monitor(watched, settings.patience, settings.min_delta)
@@ -149,12 +149,11 @@ class Trainer:
         return self.values
 
     def _train(self) -> None:
-        self._evaluate_by_steps()  # where a signal came before or while this was done
+        self._evaluate_if_due()  # where a signal came before or while this was done
         while not self.is_finished and not self._must_stop():
             self._train_epoch()
-        if not self._is_asked() and self.progress.evaluated_step != self.progress.step:
-            self._judge(self.validation.measure())  # the end fell between evaluations
-            self._log(self.values)
+        if not self._is_interrupted() and self.progress.evaluated_step != self.progress.step:
+            self._evaluate()  # the end fell between evaluations
         self._check()  # the last steps
 
     def _train_epoch(self) -> None:
@@ -166,22 +165,26 @@ class Trainer:
         host_batches = self.train_loader.batches(self.progress.epoch, self.progress.batch)
         for batches in self.account.groups(host_batches, self.settings.accumulate_steps):
             self.guard.make(batches)
-            self.progress.step += 1
-            self.progress.batch += len(batches)
-            for schedule in self.schedules.values():
-                schedule.after_step()
-            if self.ema:
-                self.ema.update()
+            self.advance(len(batches))
             self._after_step()
-            if self._must_stop() or (self.progress.batch < self._batches_per_epoch and self.is_finished):
+            is_last = self.progress.step >= self.settings.num_steps
+            if self._must_stop() or (is_last and self.progress.batch < self._batches_per_epoch):
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
         rate = (self.progress.samples - samples_before) / (time.perf_counter() - started_s)
         self._end_epoch({"time/samples_per_s": rate})
 
+    def advance(self, num_batches: int) -> None:
+        """Count an update made of so many batches, and move on what moves with every step."""
+        self.progress.step += 1
+        self.progress.batch += num_batches
+        for schedule in self.schedules.values():
+            schedule.after_step()
+        if self.ema:
+            self.ema.update()
+
     def _take(self, output: StepOutput, batch: Any) -> None:
-        """Count what a batch gave."""
         self.guard.take(output)
         self.progress.samples += output.num_rows
         self.meters.update(output)
@@ -193,20 +196,23 @@ class Trainer:
         for react in self._reactions["on_step_end"]:
             react(self)
         if settings.eval_every_steps is not None:
-            self._evaluate_by_steps()
+            self._evaluate_if_due()
         if self.is_best or (settings.save_every_steps and step % settings.save_every_steps == 0):
             self._save()
 
-    def _evaluate_by_steps(self) -> None:
+    def _evaluate_if_due(self) -> None:
         every, step = self.settings.eval_every_steps, self.progress.step
         is_due = every is not None and step > 0 and step % every == 0 and self.progress.evaluated_step != step
         if is_due and self.progress.batch < self._batches_per_epoch:  # the end of the epoch evaluates by itself
-            self._judge(self.validation.measure())
-            self._log(self.values)
+            self._evaluate()
+
+    def _evaluate(self) -> None:
+        self._judge(self.validation.measure())
+        self._log(self.values)
 
     def _end_epoch(self, timing: Mapping[str, float]) -> None:
         settings, epoch, step = self.settings, self.progress.epoch + 1, self.progress.step
-        is_last, every = epoch >= settings.num_epochs or self.is_finished, settings.eval_every_steps
+        is_last, every = epoch >= settings.num_epochs or step >= settings.num_steps, settings.eval_every_steps
         left_over = step % every if every else epoch % settings.eval_every_epochs
         is_due = (is_last or left_over == 0) and self.progress.evaluated_step != step
         values = self.validation.measure() if is_due else self.journal.train_values()  # stopped here, no epoch ended
@@ -278,11 +284,12 @@ class Trainer:
             for loader in (self.train_loader, *self.val_loaders.values()):
                 loader.is_asked_to_stop = lambda: self._signals.received is not None
 
+    def _is_interrupted(self) -> bool:
+        """Whether a signal to any rank asks all to leave what they are doing."""
+        return self.step.agree(self._signals.received is not None)
+
     def _wants_to_stop(self) -> bool:
         return self._signals.received is not None or bool(self._stop_reason)
-
-    def _is_asked(self) -> bool:
-        return self.step.agree(self._signals.received is not None)
 
     def _must_stop(self) -> bool:
         return self.step.agree(self._signals.received is not None or self._stop_reason) or self.monitor.is_exhausted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -22,7 +23,13 @@ def parts_of(value: Any) -> Sequence[Any]:
 def with_parts(value: Any, change: Callable[[Any], Any]) -> Any:
     """Return a dict, dataclass, list, tuple or named tuple with `change` made of each thing it holds; else `value`."""
     if isinstance(value, Mapping):
-        return {key: change(part) for key, part in value.items()}
+        entries = {key: change(part) for key, part in value.items()}
+        kind: Any = type(value)
+        if kind not in (OrderedDict, Counter):
+            return entries
+        kept = kind(entries)
+        vars(kept).update(vars(value))  # torch keeps versions of modules there
+        return kept
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(change, value))
     if isinstance(value, (list, tuple)):
