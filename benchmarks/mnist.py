@@ -93,9 +93,14 @@ def lenet_epoch(rounds: int) -> Iterator[Row]:
         transform = Compose(to_tensor, TorchvisionNormalize((MEAN,), (STD,)))
         by_hand = DataLoader(TorchvisionMNIST(images, labels, transform), batch_size=128, shuffle=True)
         part = Part("train", IDX(str(folder), part="test", download=False), transforms=[Normalize(MEAN, STD)])
-        case = Case(LeNet, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand)
         hand = "loop by hand, DataLoader, as torchvision reads: one image of PIL at a time"
-        yield case.row("LeNet epoch from IDX files, 10,000 images", hand, 0.55, min(rounds, 5))
+        for channels_last, work in (
+            (False, "LeNet epoch from IDX files"),
+            (True, "LeNet epoch, `channels_last`: other last bits"),
+        ):
+            settings = {"channels_last": channels_last}
+            case = Case(LeNet, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand, settings=settings)
+            yield case.row(f"{work}, 10,000 images", hand, 0.55, min(rounds, 5))
 
 
 def find_mnist() -> Path | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class Case:
         batch_size: Rows.
         batches: Batches of the loop written by hand; None takes those of our loader.
         epochs: Passes in a round.
-        compile: Let the trainer compile the step.
+        settings: Of the trainer.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Case:
         batch_size: int,
         batches: Batches | None = None,
         epochs: int = 1,
-        compile: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.compile = compile
+        self.settings = TrainerSettings(epochs=epochs, **(settings or {}))
         self.make_model, self.criterion, self.make_optimizer = make_model, criterion, make_optimizer
         self.loader = Loader(part, LoaderSettings(batch_size=batch_size), shuffle=True, seed=0)
         self.batches = batches or self.loader.batches
@@ -112,10 +112,9 @@ class Case:
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:
         model, optimizer = self.prepare()
-        settings = TrainerSettings(epochs=self.epochs, compile=self.compile)
         task, optimizers = Task(self.criterion), {"optimizer": optimizer}
         with measured() as watch:
-            Trainer(task, model, self.loader, optimizers, settings, logger=logger, hooks=hooks).fit()
+            Trainer(task, model, self.loader, optimizers, self.settings, logger=logger, hooks=hooks).fit()
         return watch.cpu_s
 
     def row(self, work: str, hand: str, goal: float, rounds: int, train: Work | None = None) -> Row:
@@ -125,13 +124,12 @@ class Case:
 
 
 class CompiledCase(Case):
-    """The same with `compile: true`; the step was compiled before it is measured."""
+    """The same where the step is compiled; that was done before it is measured."""
 
     def ours(self) -> float:
         """Train with the trainer, logging off."""
         model, optimizer = self.prepare()
-        settings = TrainerSettings(epochs=self.epochs, compile=True)
-        trainer = Trainer(Task(self.criterion), model, self.loader, {"optimizer": optimizer}, settings)
+        trainer = Trainer(Task(self.criterion), model, self.loader, {"optimizer": optimizer}, self.settings)
         trainer.step.make([next(iter(self.loader.batches()))])
         with measured() as watch:
             trainer.fit()
@@ -213,7 +211,7 @@ def tiny_compiled(rounds: int) -> Iterator[Row]:
     torch.manual_seed(0)
     inputs, targets = torch.randn(96_000, 8), torch.randn(96_000, 1)
     part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
-    case = CompiledCase(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches)
+    case = CompiledCase(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, settings={"compile": True})
     yield case.row("tiny regression step, compiled, logging off", "eager loop by hand, whole batches", 0.6, rounds)
 
 

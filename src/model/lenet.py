@@ -9,7 +9,7 @@ class LeNet(nn.Module):
     """Two convolutions with pooling, then three linear layers, as LeNet-5 (LeCun et al. 1998, fig. 2).
 
     Differs from the paper: ReLU for tanh, max pooling, and both convolutions are padded, so that any image of at
-    least 4x4 pixels fits.
+    least 4x4 pixels fits. Pooled first and rectified then, which gives the same bits from a quarter of the numbers.
 
     Args:
         num_classes: K, the number of logits.
@@ -23,8 +23,8 @@ class LeNet(nn.Module):
         if min(height, width) < 4:
             raise ValueError(f"LeNet: image_size must be at least 4 pixels, received {image_size}")
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(in_channels, 6, kernel_size=5, padding=2), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(6, 16, kernel_size=5, padding=2), nn.MaxPool2d(2), nn.ReLU(),
         )  # fmt: skip
         self.classifier = nn.Sequential(
             nn.Flatten(),

@@ -89,15 +89,16 @@ class Console(Hook):
         self.bar.update(1)
 
     def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
-        now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
-        self._seen = now
-        if epoch is None:
-            of_bar = {**values, "samples_per_s": (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)}
-        else:
+        if epoch is not None and log.isEnabledFor(logging.INFO):
             whole = None if trainer.progress.batch else epoch
             log.info("%s", self.lines.line(values, trainer.progress.step, whole, trainer.is_best))
-            of_bar = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
-        self.bar.set_postfix_str(bar_text(of_bar), refresh=False)
+        if not self.bar.disable:
+            now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
+            speed = (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)
+            of_epoch = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
+            of_bar = {**values, "samples_per_s": speed} if epoch is None else of_epoch
+            self.bar.set_postfix_str(bar_text(of_bar), refresh=False)
+            self._seen = now
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self.bar.close()

@@ -56,13 +56,11 @@ class MicroBatches:
         """Double the number of pieces.
 
         Raises:
-            ResourceError: A piece is a single row already, a batch cannot be cut, or other ranks would not follow.
+            ResourceError: A piece is a single row already, or a batch cannot be cut.
         """
         reason = first_line(error)
         where, number = f"step {self.progress.step + 1}", self.progress.micro_batches
         refuse_state(self.task, where, error)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise ResourceError(f"{where}: memory ran out ({reason}); with several ranks, {ADVICE}") from error
         num_rows = max(map(self._count, batches))
         if number >= num_rows:
             raise ResourceError(f"{where}: {TOO_LARGE.format(reason)}") from error
