@@ -19,7 +19,7 @@ from torch import nn
 from src.config.build import build, build_dataset
 from src.config.load import config_from_dict
 from src.config.loaders import evaluation_loader
-from src.config.registry import find, trust, use_recorded_folder
+from src.config.registry import find, trust, use_folder, use_recorded_folder, vouched_for
 from src.config.settings import Component
 from src.config.signatures import check_components
 from src.data.arrays import Arrays
@@ -53,7 +53,11 @@ def load_model(run: str | Path, which: str = "best", device: str = "cpu", trust:
     Raises:
         CheckpointError: No such run, or it is damaged. Nothing but tensors and plain data is ever read from it.
     """
-    return SavedRun(run, which, (f"trainer.device={device}",), trust).model.eval()
+    _, folders = vouched_for()
+    try:
+        return SavedRun(run, which, (f"trainer.device={device}",), trust).model.eval()
+    finally:
+        use_folder(next(iter(folders), None))  # a task that asks for its teacher still lies where it did
 
 
 class SavedRun:

@@ -191,7 +191,7 @@ def try_out(
     if state is not None:
         check_same_data(state.get("parts"), experiment.parts, where)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        output = rehearse(experiment.task, experiment.model, loader, device, experiment.made_with)
+        output = rehearse(experiment.task, experiment.model, loader, device, experiment.made_with, experiment.metrics)
         if output is not None and loader.part.name != "train":
             check_watched(config, experiment, loader.part.name, output)
 

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 import predict
 import train
+from src.config.registry import find, use_folder
 from src.data.frame import FrameDataset
 from src.saved_run import load_model
 from src.utils.errors import CheckpointError, ConfigError, DataError
@@ -224,6 +225,13 @@ def test_a_model_is_loaded_in_one_line(digits: Path, monkeypatch: pytest.MonkeyP
     assert set(last.state_dict()) == set(model.state_dict())
     with pytest.raises(CheckpointError, match="no such run"):
         load_model(tmp_path / "nothing")
+
+
+def test_loading_a_model_leaves_the_folder_of_the_own_config_in_use(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "student.py").write_text("from torch import nn\n\n\nclass Student(nn.Linear):\n    pass\n")
+    use_folder(tmp_path)
+    load_model(digits)  # a task does so for its teacher
+    assert find("model", "student.Student").__name__ == "Student"
 
 
 TEXTS = """

@@ -43,6 +43,18 @@ def test_parts_of_a_batch_go_where_the_config_says(batch: Any, task: dict[str, A
     assert torch.equal(output.loss, nn.functional.cross_entropy(X * M, Y))
 
 
+def test_several_targets_come_as_a_dict_by_the_names_of_a_mapping() -> None:
+    def both(outputs: Tensor, targets: dict[str, Tensor]) -> Tensor:
+        return (outputs - targets["size"]).abs().mean() + nn.functional.cross_entropy(outputs, targets["kind"])
+
+    task = Task(both, inputs="image", targets={"kind": "label", "size": "mask"})
+    output = task.step(nn.Identity(), {"image": X, "label": Y, "mask": M})
+    assert output.targets.keys() == {"kind", "size"} and torch.equal(output.targets["size"], M)
+    assert torch.equal(output.loss, (X - M).abs().mean() + nn.functional.cross_entropy(X, Y))
+    with pytest.raises(DataError, match=r"task.targets: no 'mask' in a batch; it is a dict with image, label"):
+        task.step(nn.Identity(), {"image": X, "label": Y})
+
+
 def test_several_losses_are_added_with_their_weights_and_logged_by_name() -> None:
     terms = {"mse": (nn.MSELoss(), 0.5), "mae": (nn.L1Loss(), 2.0)}
     output = Task(terms).step(nn.Identity(), (X, M))

@@ -15,6 +15,7 @@ import warnings
 
 import torch
 from torch import nn
+from src.model.metric import whole_split
 from src.trainer.task import StepOutput, Task
 
 class Rows(torch.utils.data.Dataset):
@@ -86,6 +87,50 @@ class by_length:
     def compute(self):
         return {"short": 1.0, **({"long": 2.0} if self.seen > 4 else {})}
 
+def misspelt(outputs, targets):
+    return output.mean()
+
+def silent(outputs, targets):
+    outputs.mean()
+
+@whole_split
+def of_many(outputs, targets):
+    if len(targets) < 10:
+        raise ValueError("too few rows to say")
+    return outputs.mean()
+
+def of_some(outputs, targets):
+    assert len(targets) > 2
+    return outputs.mean()
+
+class Half:
+    def update(self, outputs, targets):
+        pass
+
+    def compute(self):
+        return 1.0
+
+def each(outputs, targets):
+    return (outputs.sum(1) - targets).square()
+
+def number(outputs, targets):
+    return (outputs.sum(1) - targets).square().mean().item()
+
+class Silent(nn.Linear):
+    def forward(self, x):
+        super().forward(x)
+
+class Formless(nn.Module):
+    pass
+
+class Bare(Task):
+    def step(self, model, batch):
+        return super().step(model, batch).loss
+
+class Odder(nn.Module):
+    def step(self, model, batch):
+        return None
+
 class Players(Task):
     def update(self, model, batch, optimizers):
         raise AssertionError("never tried")
@@ -141,6 +186,10 @@ def test_a_watched_metric_that_is_tried_on_few_rows_warns_of_none(
 ) -> None:
     assert begin(metrics="[told.fussy]", trainer="{epochs: 1, monitor: max val/fussy}") == 0
     assert "few rows" not in "".join(capsys.readouterr())
+
+
+def test_a_metric_that_wants_more_rows_than_are_tried_is_let_pass(begin: Callable[..., int]) -> None:
+    assert begin(metrics="[told.of_many, told.of_some]", trainer="{epochs: 1}") == 0
 
 
 def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) -> None:
@@ -210,9 +259,32 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             },
             r"val: .*; the task has an `update` alone: write `step`, which says .*, or leave `val` out",
         ),
+        ({"metrics": "[told.misspelt]"}, r"metric misspelt fails: NameError: name 'output' .* \(.*told\.py:\d+\)"),
+        ({"metrics": "[told.silent]"}, r"metric silent: a number is needed, it returns NoneType"),
+        (
+            {"metrics": "[told.Half]"},
+            r"told.yaml:\d+:\d+ metrics.0.type: .*class told.Half; .*a class with update, compute and reset is needed",
+        ),
+        ({"loss": "told.each"}, r"train: loss each has shape \[2\], one number is needed; return its `.mean\(\)`"),
+        ({"loss": "told.number"}, r"train: loss number is a float, a tensor of one number is needed; leave out `.item"),
+        (
+            {"model": "{type: told.Silent, args: {in_features: 3, out_features: 2}}"},
+            r"loss CrossEntropyLoss failed: the model returns None; has its `forward` a `return`\?",
+        ),
+        ({"model": "told.Formless"}, r"the model Formless has no method `forward`"),
+        (
+            {"model": "{a: {type: told.Own}, b: {type: told.Own}}"},
+            r"several models \(a, b\) need a task of your own",
+        ),
+        (
+            {"task": "{type: told.Bare, args: {inputs: x, targets: label}}"},
+            r"train: `step` of Bare returns a Tensor; StepOutput\(loss, outputs, targets, weight\) .* is needed",
+        ),
+        ({"task": "told.Odder"}, r"task.type: told.Odder cannot be used as task: .*a class derived from Task of"),
     ],
     ids=["term", "task", "schedule", "targets", "targets of own loss", "class", "no class", "tune", "label", "classes",
-         "no targets", "update alone"],
+         "no targets", "update alone", "metric's code", "metric of none", "half a metric", "loss of rows",
+         "loss of no tensor", "no return", "no forward", "no task", "no step output", "no task's class"],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_a_run_begins(
     lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path

@@ -94,7 +94,7 @@ def check(request: Request, parts: Parts, monitor: str, device: torch.device) ->
         log.info("config   %s", note)
     parts.model.to(device)
     for loader in parts.loaders.values():
-        rehearse(parts.task, parts.model, loader, device)
+        rehearse(parts.task, parts.model, loader, device, metrics=parts.metrics)
     log.info("%s", parts.model)
     log.info("data     %s rows", rows_of(parts))
     log.info("monitor  %s", monitor)

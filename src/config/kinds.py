@@ -49,6 +49,17 @@ _METHODS: dict[str, tuple[str, ...]] = {
 }
 """A class of a kind has at least one of these."""
 
+_NEEDED = {
+    "metrics": "a function of (outputs, targets), or a class with update, compute and reset",
+    "model": "a class derived from torch.nn.Module",
+    "optimizer": "a class derived from torch.optim.Optimizer",
+    "lr_scheduler": "a class derived from LRScheduler of torch.optim.lr_scheduler",
+    "task": "a class derived from Task of src.trainer.task",
+    "sampler": "a class with __iter__ that yields row numbers",
+    "batch_sampler": "a class with __iter__ that yields lists of row numbers",
+}
+"""What a kind asks for, in words."""
+
 _BASES = {"data": "Dataset", "sampler": "Sampler", "batch_sampler": "Sampler", "model": "Module", "module": "Module"}
 _BASES |= {"loss": "Module", "metrics": "Metric", "optimizer": "Optimizer", "lr_scheduler": "LRScheduler"}
 _BASES |= {"task": "Task", "hooks": "Hook", "sinks": "Sink"}
@@ -149,6 +160,10 @@ def is_right_kind(kind: str, part: Any) -> bool:
         from torch.optim.lr_scheduler import LRScheduler
 
         return issubclass(part, LRScheduler) or hasattr(part, "step")
+    if kind == "task" and "Task" not in (base.__name__ for base in part.__mro__):
+        return False
+    if kind == "metrics" and not callable(_own_attribute(part, "__call__")):
+        return all(callable(_own_attribute(part, name)) for name in ("update", "compute", "reset"))
     return any(callable(_own_attribute(part, name)) for name in _METHODS[kind])
 
 
@@ -157,10 +172,10 @@ def _own_attribute(part: type, name: str) -> Any:
     return next((vars(base)[name] for base in part.__mro__ if name in vars(base)), None)
 
 
-def described(part: Any) -> str:
-    """What an imported thing is, for a message."""
+def described(kind: str, part: Any) -> str:
+    """Says in a message what an imported thing is, and what a kind asks for instead."""
+    needed = f"; {_NEEDED[kind]} is needed" if kind in _NEEDED else ""
+    where = f"{getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', '?')}"
     if isinstance(part, type):
-        return f"class {part.__module__}.{part.__qualname__}"
-    if callable(part):
-        return f"function {getattr(part, '__module__', '?')}.{getattr(part, '__qualname__', '?')}"
-    return f"a {type(part).__name__}"
+        return f"class {where}{needed}"
+    return (f"function {where}" if callable(part) else f"a {type(part).__name__}") + needed

@@ -149,7 +149,7 @@ def find(kind: str, name: str) -> Callable[..., Any]:
             raise ConfigError(f"{target.module} has no `{attribute}`") from None
     is_torch_class = isinstance(part, type) and kind in ("model", "module", "loss", "optimizer", "lr_scheduler")
     if not is_right_kind(kind, part) or not (is_torch_class or _comes_from_allowed(part)):
-        raise ConfigError(f"{name} cannot be used as {word}: it is {described(part)}")
+        raise ConfigError(f"{name} cannot be used as {word}: it is {described(kind, part)}")
     return part  # type: ignore[no-any-return]
 
 

@@ -28,6 +28,7 @@ from src.model.accumulate import (
     class_counts,
     exact,
 )
+from src.model.failed_metric import raise_named
 from src.model.figures import Figure, confusion_matrix, pr_curve
 from src.model.loss import mae, mse
 from src.model.merge import can_merge, merged
@@ -230,9 +231,12 @@ class MetricSet:
             self._updated[name] = metric
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Take in a batch, without waiting for the device."""
-        for metric in self._updated.values():
-            metric.update(outputs, targets)
+        """Take in a batch, without waiting for the device; a metric that fails is named in a `DataError`."""
+        for name, metric in self._updated.items():
+            try:
+                metric.update(outputs, targets)
+            except Exception as error:
+                raise_named(name, error)
 
     @property
     def needs_rows(self) -> bool:
@@ -241,15 +245,19 @@ class MetricSet:
 
     def update_own(self, outputs: Any, targets: Any) -> None:
         """Take in one process's share of a batch, where `merge` can put the shares together."""
-        for metric in self._updated.values():
-            if can_merge(metric):
-                metric.update(outputs, targets)
+        self._update_some(outputs, targets, mergeable=True)
 
     def update_others(self, outputs: Any, targets: Any) -> None:
         """Take in a share of a batch where `update_own` did not; one process does so for all."""
-        for metric in self._updated.values():
-            if not can_merge(metric):
-                metric.update(outputs, targets)
+        self._update_some(outputs, targets, mergeable=False)
+
+    def _update_some(self, outputs: Any, targets: Any, mergeable: bool) -> None:
+        for name, metric in self._updated.items():
+            try:
+                if can_merge(metric) == mergeable:
+                    metric.update(outputs, targets)
+            except Exception as error:
+                raise_named(name, error)
 
     def merge(self, states: Sequence[State]) -> None:
         """Become what one process would be that had seen all rows, given the states of all in the order of shares."""
@@ -261,7 +269,10 @@ class MetricSet:
         """Name to value over all batches since the reset; `name/part` for a metric of several values."""
         values: dict[str, float] = {}
         for name, metric in self._metrics.items():
-            value = metric.compute()
+            try:
+                value = metric.compute()
+            except Exception as error:
+                raise_named(name, error)
             if isinstance(value, dict) and value.keys() == self._class_names.keys():
                 value = {self._class_names[part]: v for part, v in value.items()}
             values |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}

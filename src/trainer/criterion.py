@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.model.accumulate import num_rows
 from src.model.criterion import second_argument
 from src.utils.errors import ConfigError, DataError, first_line
+from src.utils.own_line import own_line
 
 Criterion = Callable[..., Tensor]
 Criteria = Criterion | Mapping[str, tuple[Criterion, float]] | None
@@ -83,7 +84,9 @@ class Term:
 
     def _explained(self, outputs: Any, targets: Any, error: Exception) -> DataError:
         """Return in the user's terms why `criterion(outputs, targets)` failed."""
-        reason = first_line(error)
+        if outputs is None:
+            return DataError(f"loss {self.name} failed: the model returns None; has its `forward` a `return`?")
+        reason = first_line(error) + own_line(error, ("src/trainer/criterion.py",))
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             return DataError(
                 f"loss {self.name} failed on {type(outputs).__name__} and {type(targets).__name__}: {reason}"

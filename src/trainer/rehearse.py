@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -15,20 +14,27 @@ from torch.nn.parameter import is_lazy
 
 from src.data.loader import Loader
 from src.data.part import Part
+from src.model.metric import MetricSet
+from src.trainer.batch_norms import BatchNorms
 from src.trainer.criterion import are_labels, terms_of
 from src.trainer.evaluate import evaluating
+from src.trainer.first_output import check_output, try_metrics
 from src.trainer.nonfinite import explain_nonfinite, tensors_in
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.command import shortage
 from src.utils.deterministic import no_deterministic_form
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, DataError, KeelError, NumericsError, first_line
+from src.utils.own_line import own_line
 from src.utils.seed import forked_rng
 
 NUM_ROWS = 2
+MORE_ROWS = 64
+"""For a metric that fails on a few rows, as one may."""
 UNKNOWN = "unknown"
 """The length of data that have none."""
 _NO_STEP = "the task has an `update` alone: write `step`, which says what evaluation measures, or leave `val` out"
+_CALLERS = ("src/trainer/rehearse.py", "src/trainer/task.py")
 log = logging.getLogger(__name__)
 
 
@@ -50,9 +56,14 @@ def size_lazy_layers(task: Task, model: nn.Module, loader: Loader, device: torch
 
 
 def rehearse(
-    task: Task, model: nn.Module, loader: Loader, device: torch.device, arguments: Mapping[str, Any] | None = None
+    task: Task,
+    model: nn.Module,
+    loader: Loader,
+    device: torch.device,
+    arguments: Mapping[str, Any] | None = None,
+    metrics: MetricSet | None = None,
 ) -> StepOutput | None:
-    """Run the first rows of `loader` through model and loss, changing nothing.
+    """Run the first rows of `loader` through model, loss and metrics, changing nothing.
 
     Args:
         task: Says what a batch means.
@@ -60,20 +71,38 @@ def rehearse(
         loader: Of the part to try.
         device: Where to compute.
         arguments: What the model was made with, by the key that a user would change: `model.args.in_features`.
+        metrics: Tried, and reset.
 
     Returns:
         What the rows gave; None where only an update could tell.
 
     Raises:
-        DataError: The data do not fit the model or the loss; names shapes.
+        DataError: The data do not fit the model or the loss, names shapes; or a metric fails.
         NumericsError: The very first loss is not finite.
     """
     only_updates = hasattr(task, "update") and type(task).step is Task.step
     if only_updates and not loader.part.name.startswith("val"):
         return None  # it trains in a way of its own, which is not tried here: that would change the weights
-    batch = to_device(loader.peek(NUM_ROWS), device)
+    attempt = partial(_attempt, task, model, loader, device, arguments or {}, only_updates)
+    batch, output = attempt(NUM_ROWS)
+    check_output(task, loader.part.name, output)
+    _check_labels(task, loader.part, output, arguments or {})
+    _check_broadcast(task, loader.part, output, batch)
+    if not torch.isfinite(output.loss) and not task.has_no_label(output.targets):  # later rows may have some
+        raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
+    if metrics is not None:
+        try_metrics(metrics, output, lambda: attempt(MORE_ROWS)[1])
+    return output
+
+
+def _attempt(
+    task: Task, model: nn.Module, loader: Loader, device: torch.device, arguments: Mapping[str, Any],
+    only_updates: bool, num_rows: int,
+) -> tuple[Any, StepOutput]:  # fmt: skip
+    """Return a batch of at most `num_rows`, and what the task makes of it."""
+    batch = to_device(loader.peek(num_rows), device)
     with forked_rng(), evaluating(model), undisturbed(task), torch.no_grad(), _LastLayer(model) as last:
-        norms = _BatchNorms(model)
+        norms = BatchNorms(model)
         try:
             task.begin(loader.part.name, 0)
             with warnings.catch_warnings():
@@ -89,17 +118,13 @@ def rehearse(
             if (mistake := uses_uncalled(error)) is not None:
                 raise mistake from error
             raise DataError(
-                f"{loader.part.name}: {_explain(model, batch, error, last, arguments or {})}"
+                f"{loader.part.name}: {_explain(model, batch, error, last, arguments)}"
                 + (f"; {_NO_STEP}" if only_updates else "")
             ) from error
         finally:
             norms.remove()
     norms.check(loader)
-    _check_labels(task, loader.part, output, arguments or {})
-    _check_broadcast(task, loader.part, output, batch)
-    if not torch.isfinite(output.loss) and not task.has_no_label(output.targets):  # later rows may have some
-        raise NumericsError(f"{loader.part.name}: {explain_nonfinite(output.loss.item(), 1, {}, batch)}")
-    return output
+    return batch, output
 
 
 def uses_uncalled(error: Exception) -> ConfigError | None:
@@ -132,44 +157,6 @@ def _check_broadcast(task: Task, part: Part, output: StepOutput, batch: Any) -> 
             f"{list(targets.shape)} to {losses[0].item():.4g}; with equal shapes it is "
             f"{losses[1].item():.4g}; make them equal"
         )
-
-
-class _BatchNorms:
-    """Notes the batch norms that get one value a channel from each row: a batch of one row has no spread for them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._found: list[str] = []
-        self._hooks = [
-            module.register_forward_pre_hook(partial(self._look, name))
-            for name, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        ]
-
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _look(self, name: str, norm: nn.Module, inputs: Any) -> None:
-        is_frozen = any(True for _ in norm.parameters()) and not any(each.requires_grad for each in norm.parameters())
-        if isinstance(inputs[0], Tensor) and inputs[0].numel() == math.prod(inputs[0].shape[:2]) and not is_frozen:
-            self._found.append(f"{name} ({type(norm).__name__})")
-
-    def check(self, loader: Loader) -> None:
-        """Refuse to train with a last batch of one row, at which torch would raise at the end of the first epoch.
-
-        Raises:
-            DataError: Names the layer, and what to change.
-        """
-        part = loader.part
-        if not self._found or loader.batch_size is None or part.name != "train" or part.is_iterable:
-            return
-        settings = loader.settings
-        is_plain = not settings.drop_last and settings.sampler is None and settings.batch_sampler is None
-        if is_plain and len(part) % loader.batch_size == 1:
-            raise DataError(
-                f"{part.name}: {len(part)} rows in batches of {loader.batch_size} leave a last batch of 1 row, of "
-                f"which {self._found[0]} can learn no spread; use loader.drop_last=true or another loader.batch_size"
-            )
 
 
 class _LastLayer:
@@ -266,9 +253,13 @@ def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, a
         f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}" for tensor in tensors_in(batch)
     )
     name = type(model).__name__
+    if isinstance(model, nn.ModuleDict):
+        return f"several models ({', '.join(model)}) need a task of your own that says how they work together"
+    if type(model).forward is nn.Module.forward:
+        return f"the model {name} has no method `forward`"
     failed = f"the model {name} fails on a batch of {shapes or type(batch).__name__}: "
     if last.sizes is None or last.sizes[0] == last.sizes[1]:
-        return failed + first_line(error)
+        return failed + first_line(error) + own_line(error, _CALLERS)
     wanted, given = last.sizes
     of_what = "features" if hasattr(last.layer, "in_features") else "channels"
     layer = f"{last.name or name} ({type(last.layer).__name__})"

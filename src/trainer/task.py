@@ -62,7 +62,8 @@ class Task:
         inputs: Where the model's arguments stand in a batch: a position or key, a list of them for several
             arguments, or a mapping `argument: position or key`. Default: the first element of a tuple, or the
             batch itself when it is a tensor.
-        targets: Where the targets stand, alike. Default: the second element of a tuple.
+        targets: Where the targets stand, alike; several come to loss and metrics as a tuple, or as a dict by the names
+            of a mapping. Default: the second element of a tuple.
         outputs: Where in what the model returns the outputs stand, that loss and metrics get. Default: all of it.
     """
 
@@ -125,9 +126,9 @@ class Task:
         if inputs is None:
             return (batch,), {}, targets
         if isinstance(inputs, Mapping):
-            return (), {name: _pick(batch, key, "inputs") for name, key in inputs.items()}, targets
+            return (), _pick(batch, inputs, "inputs"), targets
         if isinstance(inputs, (list, tuple)):
-            return [_pick(batch, key, "inputs") for key in inputs], {}, targets
+            return _pick(batch, inputs, "inputs"), {}, targets
         return (_pick(batch, inputs, "inputs"),), {}, targets
 
     def loss(self, outputs: Any, targets: Any, batch: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -219,6 +220,8 @@ def undisturbed(task: Task) -> Iterator[None]:
 def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:
     if isinstance(key, (list, tuple)):
         return tuple(_pick(batch, part, what, is_optional=is_optional) for part in key)
+    if isinstance(key, Mapping):
+        return {name: _pick(batch, part, what, is_optional=is_optional) for name, part in key.items()}
     try:
         return getattr(batch, key) if isinstance(key, str) and not isinstance(batch, Mapping) else batch[key]
     except (KeyError, IndexError, AttributeError, TypeError):
@@ -231,7 +234,8 @@ def _pick(batch: Any, key: Any, what: str, *, is_optional: bool = False) -> Any:
 
 
 def _lacks(targets: Any) -> bool:
-    return targets is None or (type(targets) is tuple and any(map(_lacks, targets)))
+    parts = targets.values() if type(targets) is dict else targets if type(targets) is tuple else ()
+    return targets is None or any(map(_lacks, parts))
 
 
 def _nearest(key: Any, batch: Any) -> str:

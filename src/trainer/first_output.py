@@ -1,0 +1,71 @@
+"""Whether what a task, a loss and metrics give for the first rows is what training can use."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from torch import Tensor
+
+from src.model.metric import MetricSet
+from src.trainer.criterion import terms_of
+from src.trainer.task import StepOutput, Task
+from src.utils.errors import DataError
+from src.utils.seed import forked_rng
+
+_OF_CODE = (AttributeError, ImportError, NameError, TypeError)
+"""Errors that other rows would not mend."""
+
+
+def check_output(task: Task, part: str, output: object) -> None:
+    """Refuse what is not the output of a step, and a loss that is not one number.
+
+    Raises:
+        DataError: Names what it is, and what to change.
+    """
+    if not isinstance(output, StepOutput):
+        raise DataError(
+            f"{part}: `step` of {type(task).__name__} returns a {type(output).__name__}; "
+            "StepOutput(loss, outputs, targets, weight) of src.trainer.task is needed"
+        )
+    loss = output.loss
+    terms = terms_of(task.criterion) if type(task).step is Task.step else []
+    which = f"loss {terms[0].name}" if len(terms) == 1 else "the loss"
+    if not isinstance(loss, Tensor):
+        advice = "; leave out `.item()`, it takes the gradient away" if isinstance(loss, float) else ""
+        raise DataError(f"{part}: {which} is a {type(loss).__name__}, a tensor of one number is needed{advice}")
+    if loss.numel() != 1:
+        raise DataError(f"{part}: {which} has shape {list(loss.shape)}, one number is needed; return its `.mean()`")
+
+
+def try_metrics(metrics: MetricSet, output: StepOutput, more: Callable[[], StepOutput]) -> None:
+    """Take in a batch and forget it again.
+
+    Args:
+        metrics: Of the run, before it begins.
+        output: Of a few rows.
+        more: Makes another of more rows, if a metric fails on so few.
+
+    Raises:
+        DataError: A metric fails; names it.
+    """
+    with forked_rng(), warnings.catch_warnings(action="ignore"):  # of a few rows of one class, say
+        try:
+            try:
+                metrics.update(output.outputs, output.targets)
+            except DataError:
+                metrics.reset()
+                several = more()
+                metrics.update(several.outputs, several.targets)
+            _compute(metrics)
+        finally:
+            metrics.reset()
+
+
+def _compute(metrics: MetricSet) -> None:
+    """Let pass what may be due to the rows: there is one class among them, say."""
+    try:
+        metrics.compute()
+    except DataError as error:
+        if isinstance(error.__cause__, _OF_CODE):
+            raise
