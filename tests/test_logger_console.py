@@ -74,6 +74,7 @@ def test_the_bar_tells_the_samples_a_second_since_it_told_them_last(monkeypatch:
     trainer, console = make_trainer(), Console()
     clock = SimpleNamespace(now_s=100.0, perf_counter=lambda: clock.now_s)
     monkeypatch.setattr("src.trainer.hooks.time", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     console.on_fit_start(trainer)
     for clock.now_s, samples, shown in ((102.0, 100, "50/s"), (112.0, 3100, "300/s")):
         trainer.progress.samples = samples

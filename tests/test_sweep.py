@@ -149,10 +149,10 @@ def test_trials_watch_what_is_compared(tmp_path: Path) -> None:
     from src.sweep.run import ready
 
     config = tmp_path / "x.yaml"
-    section = "tune: {space: {seed: {grid: [1]}}, metric: val/accuracy, mode: min}"
-    config.write_text(f"base: {ROOT / 'configs/line.yaml'}\n{section}\nmetrics: [accuracy]\n")
+    section = "tune: {space: {seed: {grid: [1]}}, metric: val/mae, mode: max}"
+    config.write_text(f"base: {ROOT / 'configs/line.yaml'}\n{section}\nmetrics: [mae]\n")
     base, _, _ = ready(load_config(config, [f"trainer.save_dir={tmp_path / 'saved'}"]))
-    assert base.trainer.monitor == "min val/accuracy"
+    assert base.trainer.monitor == "max val/mae"
 
 
 @pytest.mark.parametrize(
