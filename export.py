@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING, Any
 from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError
-from src.utils.launched import refuse_several
+from src.utils.processes.launched import refuse_several
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from src.saved_run import SavedRun
+    from src.run.saved_run import SavedRun
 
 FORMAT_NAMES = ("weights", "safetensors", "torch_export", "onnx")
 NUM_SAMPLES = 8
 LOADING = {
-    "weights": """from src.saved_run import load_model  # the code of the model: run this in the project
+    "weights": """from src.run.saved_run import load_model  # the code of the model: run this in the project
 
 model = load_model("{run}")
 model.load_state_dict(torch.load("weights.pt", weights_only=True))
 outputs = model(*(torch.from_numpy(samples[name]) for name in {names})).detach().numpy()""",
     "safetensors": """from safetensors.torch import load_file
 
-from src.saved_run import load_model  # the code of the model: run this in the project
+from src.run.saved_run import load_model  # the code of the model: run this in the project
 
 model = load_model("{run}")
 model.load_state_dict(load_file("model.safetensors"))
@@ -70,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.logger.console import say, setup_console
-    from src.saved_run import SavedRun
-    from src.trainer.export import export_model
+    from src.run.saved_run import SavedRun
+    from src.trainer.results.export import export_model
 
     setup_console(options.quiet, options.verbose, "stderr")
     overrides = (*collect_overrides(options), "trainer.device=cpu")
@@ -116,7 +116,7 @@ def write_companions(folder: Path, run: SavedRun, inputs: tuple[Tensor, ...], ch
     import numpy as np
     import torch
 
-    from src.trainer.export import input_names
+    from src.trainer.results.export import input_names
 
     with torch.no_grad():
         outputs = run.experiment.model(*inputs)

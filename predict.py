@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError, KeelError, first_line
-from src.utils.launched import refuse_several
+from src.utils.processes.launched import refuse_several
 
 if TYPE_CHECKING:
-    from src.data.loader import Loader
-    from src.saved_run import SavedRun
+    from src.data.loading.loader import Loader
+    from src.run.saved_run import SavedRun
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 ROWS_AT_ONCE = 10_000
@@ -49,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.logger.console import say, setup_console
-    from src.saved_run import SavedRun
-    from src.trainer.predictions import check_format, prediction_tables, write_tables
+    from src.run.saved_run import SavedRun
+    from src.trainer.results.predictions import check_format, prediction_tables, write_tables
 
     setup_console(options.quiet, options.verbose, "stderr")
     out = Path(options.out)
@@ -75,7 +75,7 @@ def input_loaders(run: SavedRun, text: str) -> Iterator[Loader]:
         DataError: There is no such input, or it cannot be read.
     """
     from src.data.images import IMAGE_SUFFIXES, ImageFiles
-    from src.data.part import Part
+    from src.data.parts.part import Part
     from src.data.unlabelled import table_chunks
 
     path, learned = Path(text.rpartition(":")[0] if ".npz:" in text else text), run.state["data"]

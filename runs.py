@@ -94,7 +94,7 @@ def compare(folder: Path, options: argparse.Namespace) -> int:
 def prune(folder: Path, is_confirmed: bool) -> int:
     """List what could be deleted; delete it when that is confirmed."""
     from src.logger.run_index import list_runs
-    from src.trainer.prune import delete, spare_files
+    from src.trainer.checkpoints.prune import delete, spare_files
 
     num_files = num_bytes = 0
     for name, (_, is_running) in list_runs(folder).items():

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
-from src.utils.launched import refuse_several
+from src.utils.processes.launched import refuse_several
 from src.utils.whole_file import write_file
 
 if TYPE_CHECKING:
-    from src.saved_run import SavedRun
+    from src.run.saved_run import SavedRun
 
 log = logging.getLogger("src.test")
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(argv)
 
     from src.logger.console import setup_console
-    from src.saved_run import SavedRun
+    from src.run.saved_run import SavedRun
 
     setup_console(options.quiet, options.verbose, "stderr")
     run = SavedRun(options.run, options.checkpoint, collect_overrides(options), options.trust)
@@ -81,7 +81,7 @@ def write_predictions(run: SavedRun, name: str, path: Path) -> None:
     """Write what the model says of each row of the part `name`."""
     from src.logger.console import say
     from src.trainer.evaluate import predict
-    from src.trainer.predictions import prediction_tables, write_tables
+    from src.trainer.results.predictions import prediction_tables, write_tables
 
     experiment, loader = run.experiment, run.loader(run.experiment.parts[name])
     outputs = predict(experiment.task, experiment.model, loader, run.device, run.amp)
@@ -95,13 +95,13 @@ def judge(run: SavedRun, name: str, slices: Sequence[str]) -> None:
     Raises:
         DataError: The data have no column of a name in `slices`.
     """
-    from src.data.split import column_of
+    from src.data.parts.split import column_of
     from src.logger.console import say
     from src.trainer.evaluate import evaluate
-    from src.trainer.predictions import own_units
-    from src.trainer.rehearse import describe_length
-    from src.trainer.report import OWN_UNITS, KeptMeters, write_report
-    from src.trainer.report_pictures import has_matplotlib
+    from src.trainer.rehearsal.rehearse import describe_length
+    from src.trainer.results.pictures import has_matplotlib
+    from src.trainer.results.predictions import own_units
+    from src.trainer.results.report import OWN_UNITS, KeptMeters, write_report
     from src.utils.packages import install_command
     from src.utils.paths import shown_path
 

@@ -17,8 +17,8 @@ from src.config.command_line import Arguments, parse_training
 from src.config.mistakes import placed
 from src.utils.command import run_command
 from src.utils.errors import CheckpointError, ConfigError
-from src.utils.launched import find_ranks, is_launched
-from src.utils.ranks import ALONE, Ranks
+from src.utils.processes.launched import find_ranks, is_launched
+from src.utils.processes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from src.config.settings import Config
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         print(answered)
         return 0
     if arguments.replay:
-        from src.replay import replay
+        from src.run.replay import replay
 
         return replay(arguments.replay, arguments.overrides, arguments.trusted)
     if (code := ranks.recall("code")) is not None:  # an earlier attempt has ended, and not by accident
@@ -66,7 +66,7 @@ def check_or_train(
 ) -> int:
     """Do what the command line asks for with a config that is right as far as can be told without building it."""
     if arguments.check:
-        from src.check import check
+        from src.run.check import check
 
         for line in check(config, run_dir, state, arguments.allowed, pretended(arguments.world_size)):
             print(line)
@@ -79,14 +79,14 @@ def check_or_train(
         return start_ranks(config)
     with served(config) if arguments.board and ranks.is_main else nullcontext():
         if arguments.folds:
-            from src.folds import train_folds
+            from src.sweep.folds import train_folds
 
             return train_folds(config, arguments, command)
         if arguments.seeds:
-            from src.seeds import train_seeds
+            from src.sweep.seeds import train_seeds
 
             return train_seeds(config, arguments, command)
-        from src.training import train
+        from src.run.training import train
 
         return train(config, run_dir, state, command, arguments.allowed, ranks)
 
@@ -103,7 +103,7 @@ def pretended(world_size: int | None) -> Ranks:
     """Return rank 0 of so many that are not there; of one process if nobody asked for more."""
     if world_size is None or world_size < 2:
         return ALONE
-    from src.utils.pretended import PretendedGroup
+    from src.utils.processes.pretended import PretendedGroup
 
     return PretendedGroup(world_size)
 
@@ -111,7 +111,7 @@ def pretended(world_size: int | None) -> Ranks:
 def start_ranks(config: Config) -> int:
     """Start this command again as one process for each device of the config, and return the exit code."""
     from src.utils.device import find_device, split_devices
-    from src.utils.launch import launch
+    from src.utils.processes.launch import launch
 
     devices = split_devices(config.trainer.device)
     for device in devices:
@@ -135,7 +135,7 @@ def open_run(arguments: Arguments, ranks: Ranks) -> tuple[Config, Path | None, d
         assert config is not None  # the command line asks for one of the two
         return config, None, None
 
-    from src.trainer.resume import newest_run, open_together
+    from src.trainer.checkpoints.resume import newest_run, open_together
     from src.utils.paths import project_path
 
     if wanted == "auto":

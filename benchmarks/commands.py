@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Row, interleave, measured
-from src.trainer.checkpoint import CheckpointStore
-from src.trainer.saving import Saver
+from src.trainer.checkpoints.saving import Saver
+from src.trainer.checkpoints.store import CheckpointStore
 
 ROOT = Path(__file__).resolve().parents[1]
 

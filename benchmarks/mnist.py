@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.steps import Case, adam
 from benchmarks.timing import Row
 from src.data.idx import IDX, read_idx
-from src.data.part import Part
+from src.data.parts.part import Part
 from src.data.transforms import Normalize
 from src.model.lenet import LeNet
 

@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.steps import Case, adam, sgd, shuffled, tabular_model
 from benchmarks.timing import measured
-from src.data.part import Part
+from src.data.parts.part import Part
 from src.model.lenet import LeNet
 
 Train = Callable[[Case, "Batches", bool], float]

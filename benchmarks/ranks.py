@@ -19,17 +19,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 from benchmarks.timing import Row, interleave, measured
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.loading.share import Share
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.data.share import Share
 from src.logger.logger import Logger
 from src.model.lenet import LeNet
 from src.model.mlp import MLP
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
-from src.utils.launched import find_ranks
+from src.utils.processes.launched import find_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_RANKS = 2
@@ -38,7 +38,9 @@ WORK = ("LeNet step, 2 ranks, 64 rows each", "tabular step, 2 ranks, 1024 rows e
 
 def two_ranks(rounds: int) -> Iterator[Row]:
     """Yields a row for each kind of model, measured on rank 0."""
-    program = "import sys; from src.utils.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
+    program = (
+        "import sys; from src.utils.processes.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
+    )
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "seconds.json"
         rank = [sys.executable, "-m", "benchmarks.ranks", str(rounds), str(found)]

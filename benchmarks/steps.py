@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.timing import Row, Work, interleave, measured
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.logger.console import LOG, log_to_file, setup_console
 from src.logger.logger import Logger, standard_sinks

@@ -23,18 +23,18 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.loading.share import Share
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.data.share import Share
 from src.trainer.hooks import Hook
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.utils.command import run_command
-from src.utils.launch import launch
-from src.utils.launched import find_ranks
-from src.utils.ranks import Ranks
+from src.utils.processes.launch import launch
+from src.utils.processes.launched import find_ranks
+from src.utils.processes.ranks import Ranks
 
 Seconds = tuple[float, float]
 """Of a step: by the clock, and of this process's CPU time, in which waiting does not count."""

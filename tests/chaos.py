@@ -28,8 +28,8 @@ import yaml
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.util import tb_logging
 
-import src.experiment
-import src.trainer.rehearse  # noqa: F401  imported here once, so that no child has to
+import src.run.experiment
+import src.trainer.rehearsal.rehearse  # noqa: F401  imported here once, so that no child has to
 from src.utils.command import run_command
 from train import main as train
 

@@ -17,22 +17,22 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.loading.share import Share
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.data.share import Share
 from src.model.metric import MetricSet, accuracy, f1, r2
-from src.trainer.checkpoint import FORMAT, CheckpointStore
+from src.trainer.checkpoints.memory import TaskMemory
+from src.trainer.checkpoints.resume import open_together
+from src.trainer.checkpoints.saving import Saver
+from src.trainer.checkpoints.store import FORMAT, CheckpointStore
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
-from src.trainer.memory import TaskMemory
-from src.trainer.resume import open_together
-from src.trainer.saving import Saver
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
-from src.utils.launched import find_ranks
-from src.utils.ranks import ALONE, Ranks
+from src.utils.processes.launched import find_ranks
+from src.utils.processes.ranks import ALONE, Ranks
 from tests.conftest import ROOT
 from tests.trainer_kit import NoisyRows
 
@@ -47,7 +47,9 @@ def by_one(names: Sequence[str], folder: Path, scenarios: Scenarios | None = Non
 
 
 def by_ranks(num_ranks: int, names: Sequence[str], folder: Path, kit: str = "ranks_kit") -> dict[str, Result]:
-    program = "import sys; from src.utils.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
+    program = (
+        "import sys; from src.utils.processes.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1]), 0))"
+    )
     rank = [sys.executable, "-m", f"tests.{kit}", str(folder), *names]
     command = [sys.executable, "-c", program, str(num_ranks), *rank]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -24,15 +24,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.model.metric import accuracy, f1
+from src.trainer.faults.nonfinite import tensors_in
 from src.trainer.groups import parameter_groups
-from src.trainer.hollow import is_hollow, place_once
-from src.trainer.nonfinite import tensors_in
-from src.trainer.parallel_settings import ParallelSettings
+from src.trainer.parallel.hollow import is_hollow, place_once
+from src.trainer.parallel.settings import ParallelSettings
 from src.trainer.settings import FreezeSettings, GroupSettings, ParameterSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
 from src.utils.errors import ConfigError, ResourceError
-from src.utils.ranks import Ranks
+from src.utils.processes.ranks import Ranks
 from tests.ranks_kit import Parts, Result, by_one, by_ranks, loader_of, main, train
 from tests.trainer_kit import NoisyRows
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import src.data.loader
-import src.data.order
-import src.data.part
-from src.trainer.resume import open_checkpoint
+import src.data.loading.loader
+import src.data.loading.order
+import src.data.parts.part
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.trainer import Trainer
 from tests.chaos import unequal
 from tests.trainer_kit import make_trainer
@@ -115,26 +115,26 @@ def test_a_forgotten_position_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_order_drawn_from_the_global_stream_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.data.order.RowOrder, "_generator", order_of_global_stream)
+    monkeypatch.setattr(src.data.loading.order.RowOrder, "_generator", order_of_global_stream)
     assert "model" in differences(tmp_path, keep_all, num_workers=0)
 
 
 def test_samples_without_a_seed_of_their_own_are_noticed_with_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(src.data.part, "forked_rng", unseeded)
-    monkeypatch.setattr(src.data.part, "seed_host", lambda seed: None)
+    monkeypatch.setattr(src.data.parts.part, "forked_rng", unseeded)
+    monkeypatch.setattr(src.data.parts.part, "seed_host", lambda seed: None)
     assert "model" in differences(tmp_path, keep_all, num_workers=2)
 
 
 @pytest.mark.full  # up to a minute, as torch then imports its compiler anew at each step
 def test_a_loader_that_shares_the_runs_generator_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = src.data.loader.Loader._make_torch_loader
+    make = src.data.loading.loader.Loader._make_torch_loader
 
-    def shared(loader: src.data.loader.Loader) -> DataLoader[Any]:
+    def shared(loader: src.data.loading.loader.Loader) -> DataLoader[Any]:
         torch_loader = make(loader)
         torch_loader.generator = torch.default_generator
         return torch_loader
 
-    monkeypatch.setattr(src.data.loader.Loader, "_make_torch_loader", shared)
+    monkeypatch.setattr(src.data.loading.loader.Loader, "_make_torch_loader", shared)
     assert "model" in differences(tmp_path, keep_all, num_workers=1)

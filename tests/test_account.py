@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.compat.loader import TheirLoader
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger

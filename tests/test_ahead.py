@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from src.data.ahead import SideStream, pinned, sent_ahead
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.ahead import SideStream, pinned, sent_ahead
+from src.data.loading.loader import Loader
+from src.data.loading.share import Share
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.data.share import Share
 
 CPU = torch.device("cpu")
 Pair = namedtuple("Pair", "inputs targets")

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from src.logger.run_dir import RunDir
-from src.trainer.checkpoint import FORMAT, CheckpointStore, load_checkpoint
+from src.trainer.checkpoints.store import FORMAT, CheckpointStore, load_checkpoint
 from src.utils.command import run_command
 from src.utils.device import find_device
 from src.utils.direct_file import file_checksum

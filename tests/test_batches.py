@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from src.data.collate import collate_samples
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.collate import collate_samples
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.model.accumulate import num_rows
 from src.model.criterion import second_argument
-from src.trainer.nonfinite import tensors_in
-from src.trainer.out_of_memory import count_rows, sliced
+from src.trainer.faults.nonfinite import tensors_in
+from src.trainer.faults.out_of_memory import count_rows, sliced
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer

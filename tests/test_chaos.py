@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint
-from src.trainer.resume import newest_run
+from src.trainer.checkpoints.resume import newest_run
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint
 from src.utils import direct_file
 from src.utils.paths import PROJECT_ROOT
 from tests.trainer_kit import assert_same_weights, make_trainer, weights

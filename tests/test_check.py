@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import train
-from src.check import check
 from src.config import load_config
 from src.config.registry import use_folder
-from src.data.choose_workers import usable_cores
-from src.data.worker import WorkerLoader
-from src.experiment import build_experiment
+from src.data.loading.choose_workers import usable_cores
+from src.data.loading.worker import WorkerLoader
+from src.run.check import check
+from src.run.experiment import build_experiment
 from src.utils.errors import CheckpointError, NumericsError
 from tests.conftest import ROOT
 from tests.test_configs import LOCAL_DATA
@@ -382,7 +382,7 @@ def test_data_to_evaluate_that_may_never_end_are_warned_of_at_their_place(tmp_pa
 
 
 def test_more_workers_than_cores_are_told_once_and_not_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.trainer.misfits.usable_cores", lambda: 1)
+    monkeypatch.setattr("src.trainer.rehearsal.misfits.usable_cores", lambda: 1)
     text = report("loader.num_workers=2", "loader.val={num_workers: 2}")
     assert text.count("workers on") == 1
     assert "warning    command line #1 loader.num_workers: 2 workers on 1 cores" in text

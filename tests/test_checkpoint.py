@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.trainer import checkpoint
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint
-from src.trainer.plain import check_plain
-from src.trainer.resume import best_weights, load_weights, newest_run, open_checkpoint
+from src.trainer.checkpoints import store as checkpoint
+from src.trainer.checkpoints.plain import check_plain
+from src.trainer.checkpoints.resume import best_weights, load_weights, newest_run, open_checkpoint
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint
 from src.utils.errors import CheckpointError, ResourceError
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from src.data import choose_workers
-from src.data.choose_workers import workers_for
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading import choose_workers
+from src.data.loading.choose_workers import workers_for
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from tests.trainer_kit import NoisyRows
 

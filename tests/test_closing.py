@@ -13,8 +13,8 @@ import pytest
 
 import test as test_script
 import train
-from src.closing import next_commands
 from src.config import config_from_dict
+from src.run.closing import next_commands
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
 

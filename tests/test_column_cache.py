@@ -18,11 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data import column_cache, convert_csv, frame
-from src.data.content import row_hashes
+from src.data import frame
+from src.data.parts.content import row_hashes
+from src.data.parts.split import make_parts
 from src.data.settings import SplitSettings
-from src.data.split import make_parts
 from src.data.table import Table
+from src.data.tables import column_cache, convert_csv
 from src.utils.errors import DataError
 from tests.conftest import ROOT
 
@@ -154,7 +155,7 @@ def test_a_worker_that_is_not_forked_maps_the_files_instead_of_being_sent_them(t
 
 CONVERT = """
 import sys
-from src.data import column_cache
+from src.data.tables import column_cache
 from src.data.table import Table
 column_cache.CACHE_FOLDER = sys.argv[2]
 data = Table(sys.argv[1], "b", cache=True)
@@ -189,10 +190,11 @@ TRAIN = """
 import os, sys, threading
 import torch
 torch.set_num_threads(1)
-from src.data import column_cache, frame
-from src.data.loader import Loader
+from src.data.tables import column_cache
+from src.data import frame
+from src.data.loading.loader import Loader
 from src.data.settings import LoaderSettings, SplitSettings
-from src.data.split import fit_parts, make_parts
+from src.data.parts.split import fit_parts, make_parts
 from src.data.table import Table
 
 peak, done = 0, threading.Event()

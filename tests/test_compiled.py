@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.compile_settings import CompileSettings
 from src.trainer.compiled import MAX_REPLAYED, can_change, choose_mode
 from src.trainer.hooks import Hook
-from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer

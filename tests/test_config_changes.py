@@ -14,8 +14,8 @@ from torch import nn
 
 from src.config import config_from_dict
 from src.config.changes import check_changes
-from src.trainer.checkpoint import load_checkpoint
-from src.trainer.init_from import init_weights, take_weights
+from src.trainer.checkpoints.init_from import init_weights, take_weights
+from src.trainer.checkpoints.store import load_checkpoint
 from src.trainer.settings import InitFrom
 from src.utils.errors import CheckpointError
 from tests.test_config_laws import FULL

@@ -16,11 +16,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data.arrays import Arrays
-from src.data.content import AT_START, check_same_data, data_changes, find_overlaps, fingerprint, keep_rows, row_hashes
-from src.data.divide import split_rows
 from src.data.frame import FrameDataset
+from src.data.parts.content import (
+    AT_START,
+    check_same_data,
+    data_changes,
+    find_overlaps,
+    fingerprint,
+    keep_rows,
+    row_hashes,
+)
+from src.data.parts.divide import split_rows
+from src.data.parts.split import make_parts
 from src.data.settings import SplitSettings
-from src.data.split import make_parts
 from src.utils.errors import CheckpointError, ConfigError, DataError
 
 SHARES = st.sampled_from([(0.2, 0.0), (0.1, 0.1), (0.3, 0.2)])

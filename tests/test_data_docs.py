@@ -16,8 +16,8 @@ from torch import Tensor
 
 from src.data import transforms
 from src.data.digits import Digits
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from tests.conftest import ROOT
 

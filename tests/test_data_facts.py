@@ -10,9 +10,9 @@ from torch.utils.data import TensorDataset
 
 from src.config import config_from_dict
 from src.data.arrays import Arrays
-from src.data.facts import TrainingData
-from src.data.part import Part
-from src.experiment import Experiment, build_experiment
+from src.data.parts.facts import TrainingData
+from src.data.parts.part import Part
+from src.run.experiment import Experiment, build_experiment
 from src.utils.errors import ConfigError, DataError
 
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, get_worker_info
 
-from src.data.loader import Loader
-from src.data.part import Part
-from src.data.permutation import Permutation
+from src.data.loading.loader import Loader
+from src.data.loading.permutation import Permutation
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.utils.command import exit_code, shortage
 from src.utils.errors import ConfigError, DataError, ResourceError, WorkerError

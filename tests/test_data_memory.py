@@ -18,10 +18,11 @@ import torch
 torch.set_num_threads(1)
 from torch.utils.data import TensorDataset
 from sklearn import preprocessing
-from src.data import column_cache, frame
+from src.data.tables import column_cache
+from src.data import frame
 from src.data.arrays import Arrays
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.data.table import Table
 

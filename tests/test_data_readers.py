@@ -20,10 +20,10 @@ import test as test_script
 import train
 from src.data.arrays import Arrays
 from src.data.images import ImageFolder
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
+from src.data.parts.split import fit_parts, make_parts
 from src.data.settings import LoaderSettings, SplitSettings
-from src.data.split import fit_parts, make_parts
 from src.data.text import Texts, characters, pad
 from src.data.transforms import Resize
 from src.utils.errors import ConfigError, DataError

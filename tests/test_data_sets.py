@@ -24,7 +24,7 @@ from src.data import idx, synthetic
 from src.data.arrays import Arrays
 from src.data.digits import Digits
 from src.data.idx import IDX, read_idx
-from src.data.part import Part
+from src.data.parts.part import Part
 from src.data.scikit import ScikitLearn
 from src.utils.errors import ConfigError, DataError
 from tests.conftest import ROOT

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset, TensorDataset
 
 from src.data.digits import Digits
-from src.data.divide import split_rows
+from src.data.parts.divide import split_rows
+from src.data.parts.split import fit_parts, make_parts, parts_state
 from src.data.settings import SplitSettings
-from src.data.split import fit_parts, make_parts, parts_state
 from src.utils.errors import ConfigError, DataError
 
 SHARES = st.sampled_from([0.0, 0.1, 0.25, 0.3])

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data.frame import FrameDataset
+from src.data.parts.split import fit_parts, make_parts, parts_state
 from src.data.preprocess import Scaler
 from src.data.settings import SplitSettings
-from src.data.split import fit_parts, make_parts, parts_state
 from src.data.table import Table
 from src.data.unlabelled import table_chunks
 from src.utils.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from src.data import transforms as T
-from src.data.part import Part
+from src.data.parts.part import Part
 
 IMAGE = torch.rand(3, 8, 10, generator=torch.Generator().manual_seed(0))
 

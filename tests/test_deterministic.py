@@ -12,7 +12,7 @@ import torch
 import train
 from src.config import load_config
 from src.config.registry import use_folder
-from src.experiment import Experiment, build_experiment
+from src.run.experiment import Experiment, build_experiment
 from src.utils.command import run_command
 from src.utils.deterministic import no_deterministic_form
 from src.utils.seed import seed_everything

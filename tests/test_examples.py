@@ -35,7 +35,7 @@ import train
 from src.config.registry import use_folder
 from src.model.metric import f1
 from src.model.mlp import MLP
-from src.saved_run import SavedRun
+from src.run.saved_run import SavedRun
 from src.trainer.hooks import Hook
 from tests.conftest import ROOT
 
@@ -105,7 +105,7 @@ def test_an_example_makes_two_steps(name: str, run_example: Callable[..., Path])
 def test_the_command_that_an_example_prints_tests_it(
     name: str, run_example: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.trainer.report.MAX_SECONDS", 0.0)
+    monkeypatch.setattr("src.trainer.results.report.MAX_SECONDS", 0.0)
     run = run_example(name, "trainer.max_steps=2")
     if "test" not in SavedRun(run, "last").config.data.part_names():
         pytest.skip("it has no rows to test")
@@ -140,7 +140,7 @@ class StopAt(Hook):
 def test_a_run_that_was_stopped_goes_on_exactly(
     name: str, steps: int, run_example: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import src.experiment as experiment
+    import src.run.experiment as experiment
 
     length = f"trainer.max_steps={steps}"
     straight = run_example(name, length, folder=tmp_path / "straight")
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(
 def test_a_language_model_that_was_interrupted_is_tested_with_its_best_weights(
     run_example: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import src.experiment as experiment
+    import src.run.experiment as experiment
 
     with monkeypatch.context() as patch:
         hooks = experiment.build_hooks

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import export
 import train
-from src.trainer import export as formats
-from src.trainer.export import export_model
+from src.trainer.results import export as formats
+from src.trainer.results.export import export_model
 from src.utils.errors import ConfigError, NumericsError
 from tests.conftest import ROOT
 

@@ -17,14 +17,14 @@ from sklearn.metrics import f1_score, r2_score
 
 import test as test_script
 import train
-from src.data.content import fingerprint
-from src.folds import FoldMeters
+from src.data.parts.content import fingerprint
 from src.model.metric import MetricSet
-from src.saved_run import SavedRun
+from src.run.saved_run import SavedRun
+from src.sweep.folds import FoldMeters
 from src.trainer.hooks import Hook
 from src.trainer.meters import Meters
-from src.trainer.predictions import Meaning, own_units
-from src.trainer.report import KeptMeters
+from src.trainer.results.predictions import Meaning, own_units
+from src.trainer.results.report import KeptMeters
 from src.trainer.task import StepOutput
 from src.utils.errors import CheckpointError, ConfigError
 
@@ -122,7 +122,7 @@ class StopInFold(Hook):
 
 
 def test_finished_folds_are_kept_and_a_stopped_one_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import src.experiment as experiment
+    import src.run.experiment as experiment
 
     straight = folder / "straight"
     straight.mkdir()

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.model.lenet import LeNet
 from src.model.mlp import MLP
-from src.trainer.saving import Saver
+from src.trainer.checkpoints.saving import Saver
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from src.config.load import config_from_dict
-from src.experiment import build_experiment, build_optimizers
+from src.run.experiment import build_experiment, build_optimizers
 from src.trainer.freezing import Freezing
 from src.trainer.groups import parameter_groups
 from src.trainer.settings import GroupSettings, ParameterSettings

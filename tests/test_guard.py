@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import train
-from src.trainer.checkpoint import load_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
+from src.trainer.checkpoints.store import load_checkpoint
+from src.trainer.faults.nonfinite import FiniteGradients, SpikeRule
 from src.trainer.monitor import Monitor
-from src.trainer.nonfinite import FiniteGradients, SpikeRule
-from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer

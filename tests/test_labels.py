@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.trainer.rehearse import rehearse
+from src.trainer.rehearsal.rehearse import rehearse
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer

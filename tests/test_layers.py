@@ -24,35 +24,10 @@ ROOMS = {  # room -> rooms it may import from, besides itself; docs/architecture
     "logger": {"utils"},
     "trainer": {"utils", "data", "model", "logger"},
     "config": {"utils", "data", "model", "logger", "trainer"},
-    "experiment": {"utils", "data", "model", "logger", "trainer", "config"},
-    "restore": {"config", "experiment", "trainer"},
-    "saved_run": {"utils", "data", "model", "logger", "trainer", "config", "experiment"},
-    "check": {
-        "utils",
-        "data",
-        "model",
-        "logger",
-        "trainer",
-        "config",
-        "experiment",
-        "restore",
-        "training",
-        "streams",
-        "check_steps",
-    },
-    "check_steps": {"utils", "trainer", "config", "experiment"},
-    "training": {"utils", "data", "model", "logger", "trainer", "config"}
-    | {"experiment", "restore", "opening", "closing"},
-    "opening": {"utils", "data", "logger", "trainer", "config", "experiment"},
-    "closing": {"utils", "config"},
-    "streams": {"utils", "data", "logger", "trainer", "config", "experiment"},
-    "replay": {"utils", "trainer", "experiment", "saved_run"},
-    "folds": {"utils", "data", "model", "logger", "trainer", "config", "saved_run", "sweep"},
-    "sweep": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "training", "closing"},
-    "seeds": {"utils", "data", "model", "logger", "trainer", "config", "sweep"},
+    "run": {"utils", "data", "model", "logger", "trainer", "config"},
+    "sweep": {"utils", "data", "model", "logger", "trainer", "config", "run"},
     "compat": {"utils", "data", "model", "logger", "trainer", "config"},  # projects of another template
-    "scripts": {"utils", "data", "model", "logger", "trainer", "config", "experiment", "saved_run", "check", "compat"}
-    | {"training", "folds", "replay", "sweep", "seeds"},
+    "scripts": {"utils", "data", "model", "logger", "trainer", "config", "run", "sweep", "compat"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
@@ -108,7 +83,7 @@ def runtime_edges(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`src.data.csv` is of `data`, `src/experiment.py` a room of its own; train.py and its like are `scripts`."""
+    """`src.data.csv` is of `data`, `src/run/experiment.py` a room of its own; train.py and its like are `scripts`."""
     parts = module.split(".")
     if parts[0] != "src":
         return "scripts"
@@ -291,7 +266,7 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("src.utils.x", "import src.data.part"),
+        ("src.utils.x", "import src.data.parts.part"),
         ("src.data.x", "def f():\n    from src.model import lenet"),
         ("src.model.x", "import src.logger.logger"),
         ("src.logger.x", "from src.config import registry"),

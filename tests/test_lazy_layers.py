@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-from src.saved_run import load_model
+from src.run.saved_run import load_model
 from src.utils.errors import DataError
 
 MODEL = """

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 import predict
 import test as test_command
 import train
-from src.data.facts import count_classes
-from src.saved_run import SavedRun
-from src.trainer.predictions import Meaning
+from src.data.parts.facts import count_classes
+from src.run.saved_run import SavedRun
+from src.trainer.results.predictions import Meaning
 from src.utils.errors import DataError
 
 

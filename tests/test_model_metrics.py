@@ -34,7 +34,7 @@ from src.model.metric import (
     top_k_accuracy,
     whole_split,
 )
-from src.trainer.checkpoint import load_checkpoint
+from src.trainer.checkpoints.store import load_checkpoint
 from src.utils.errors import DataError
 
 

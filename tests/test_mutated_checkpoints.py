@@ -18,7 +18,7 @@ import yaml
 
 from src.config.registry import use_folder
 from src.logger.console import log_to_file
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint
 from src.utils.command import run_command
 from tests.chaos import COMPONENTS, CONFIG
 from train import main

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
+from src.trainer.checkpoints.memory import Progress
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.evaluate import predict
-from src.trainer.memory import Progress
-from src.trainer.out_of_memory import MicroBatches, Pieces, count_rows, is_out_of_memory, sliced
-from src.trainer.resume import open_checkpoint
+from src.trainer.faults.out_of_memory import MicroBatches, Pieces, count_rows, is_out_of_memory, sliced
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer

@@ -22,11 +22,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import TensorDataset
 
 from benchmarks.picture import picture
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy, f1
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoints.store import CheckpointStore
 from src.trainer.ema import AveragedWeights
 from src.trainer.hooks import Hook
 from src.trainer.meters import Meters

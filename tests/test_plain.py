@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint, read_manifest
-from src.trainer.plain import check_plain
+from src.trainer.checkpoints.plain import check_plain
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint, read_manifest
 from src.utils.errors import CheckpointError
 
 DTYPES = [

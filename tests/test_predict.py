@@ -22,7 +22,7 @@ import predict
 import train
 from src.config.registry import find, use_folder
 from src.data.frame import FrameDataset
-from src.saved_run import load_model
+from src.run.saved_run import load_model
 from src.utils.errors import CheckpointError, ConfigError, DataError
 from tests.conftest import ROOT
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.share import Share
-from src.trainer.memory import TaskMemory
+from src.data.loading.share import Share
+from src.trainer.checkpoints.memory import TaskMemory
+from src.trainer.parallel.shared_step import SharedStep
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
-from src.trainer.together import SharedStep
 from src.utils.device import find_device
 from src.utils.errors import CheckpointError, ConfigError
-from src.utils.ranks import ALONE, Ranks
+from src.utils.processes.ranks import ALONE, Ranks
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
 TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated", "newest")]

@@ -20,12 +20,12 @@ import yaml
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from src.config.command_line import parse_training
-from src.trainer.checkpoint import load_checkpoint
-from src.trainer.nonfinite import tensors_in
+from src.trainer.checkpoints.store import load_checkpoint
+from src.trainer.faults.nonfinite import tensors_in
 from src.utils.errors import ConfigError, WorkerError
-from src.utils.launch import _exit_code
-from src.utils.launched import check_environment
-from src.utils.notes import ERROR_FILE, HEARD, note, note_error
+from src.utils.processes.launch import _exit_code
+from src.utils.processes.launched import check_environment
+from src.utils.processes.notes import ERROR_FILE, HEARD, note, note_error
 from tests.chaos import COMPONENTS, CONFIG, differences
 from tests.conftest import ROOT
 

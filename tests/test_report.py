@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 import test as test_command
 import train
-from src.data.part import Part
+from src.data.parts.part import Part
 from src.logger.report.chart import Series, chart
 from src.logger.report.classes import calibration, class_sections, wilson
 from src.logger.report.html import element, joined, readable, table
@@ -30,10 +30,10 @@ from src.logger.report.page import write_page
 from src.logger.report.samples import Sample, sample_cards
 from src.logger.report.values import value_sections
 from src.model.metric import MetricSet, accuracy
-from src.trainer.predictions import Meaning, told_by
-from src.trainer.report import KeptMeters, _shower, bootstrap, write_report
-from src.trainer.report_pictures import draw_classes, draw_values
-from src.trainer.slices import groups, slice_sections
+from src.trainer.results.pictures import draw_classes, draw_values
+from src.trainer.results.predictions import Meaning, told_by
+from src.trainer.results.report import KeptMeters, _shower, bootstrap, write_report
+from src.trainer.results.slices import groups, slice_sections
 from src.trainer.task import StepOutput, Task
 from tests.conftest import ROOT
 
@@ -181,7 +181,7 @@ def test_a_loss_that_needs_more_than_outputs_and_targets_has_no_interval(criteri
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.trainer.report.NUM_RESAMPLES", 100)
+    monkeypatch.setattr("src.trainer.results.report.NUM_RESAMPLES", 100)
 
 
 def reported(tmp_path: Path, criterion: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, **given: Any) -> str:

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from src.data import column_cache, frame, resident
+from src.data import frame
 from src.data.arrays import Arrays
 from src.data.digits import Digits
-from src.data.loader import Loader
-from src.data.part import Part
-from src.data.resident import ResidentPart
+from src.data.loading import resident
+from src.data.loading.loader import Loader
+from src.data.loading.resident import ResidentPart
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.data.table import Table
+from src.data.tables import column_cache
 from src.data.transforms import CenterCrop, Normalize, RandomCrop
 from src.utils.errors import ConfigError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.utils.errors import CheckpointError
 from tests.trainer_kit import assert_same_weights, make_trainer, weights
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, WeightedRandomSampler
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.logger.csv_file import CSVFile
 from src.logger.logger import Logger
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.hooks import Hook
-from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer

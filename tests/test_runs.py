@@ -18,7 +18,7 @@ import runs
 from src.logger import run_index
 from src.logger.run_dir import RunDir
 from src.logger.run_index import INDEX_NAME, list_runs
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint
 from src.utils.errors import ConfigError
 from tests.conftest import ROOT
 

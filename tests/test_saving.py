@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor, nn
 
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoints.host_copy import HostCopy
+from src.trainer.checkpoints.saving import Saver
+from src.trainer.checkpoints.store import CheckpointStore
 from src.trainer.hooks import Hook
-from src.trainer.host_copy import HostCopy
-from src.trainer.saving import Saver
 from src.trainer.trainer import Trainer
 from src.utils import direct_file
 from src.utils.errors import CheckpointError, ResourceError

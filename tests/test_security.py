@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.trainer.checkpoint import CheckpointStore, load_checkpoint
-from src.trainer.resume import load_weights, open_checkpoint
+from src.trainer.checkpoints.resume import load_weights, open_checkpoint
+from src.trainer.checkpoints.store import CheckpointStore, load_checkpoint
 from src.utils.command import run_command
 from src.utils.errors import CheckpointError
 from src.utils.paths import PROJECT_ROOT

@@ -14,7 +14,7 @@ from scipy import stats
 import runs
 import train
 from src.logger.seed_noise import compare_lines, estimate, find_repeats
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.utils.errors import CheckpointError, ConfigError
 from tests.conftest import ROOT
 

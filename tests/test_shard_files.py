@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from src.saved_run import load_model
-from src.trainer.checkpoint import CheckpointStore, file_checksum, load_checkpoint
-from src.trainer.nonfinite import tensors_in
-from src.trainer.prune import delete, spare_files
+from src.run.saved_run import load_model
+from src.trainer.checkpoints.prune import delete, spare_files
+from src.trainer.checkpoints.store import CheckpointStore, file_checksum, load_checkpoint
+from src.trainer.faults.nonfinite import tensors_in
 from src.utils.errors import CheckpointError
 from tests.conftest import ROOT
 from tests.ranks_kit import Result

@@ -13,22 +13,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.data.loader import Loader
-from src.saved_run import load_model
-from src.trainer.checkpoint import CheckpointStore
+from src.data.loading.loader import Loader
+from src.run.saved_run import load_model
+from src.trainer.checkpoints.store import CheckpointStore
+from src.trainer.faults.nonfinite import tensors_in
 from src.trainer.freezing import Freezing
-from src.trainer.hollow import NeedsValues, build_hollow
 from src.trainer.hooks import Hook
-from src.trainer.nonfinite import tensors_in
-from src.trainer.parallel_settings import ParallelSettings
+from src.trainer.parallel.hollow import NeedsValues, build_hollow
+from src.trainer.parallel.settings import ParallelSettings
+from src.trainer.parallel.shards import find_units
 from src.trainer.recompute import recompute
 from src.trainer.settings import FreezeSettings, TrainerSettings
-from src.trainer.shards import find_units
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import Graph
 from src.utils.errors import ConfigError
-from src.utils.ranks import ALONE
+from src.utils.processes.ranks import ALONE
 from tests.conftest import ROOT
 from tests.ranks_kit import Result, Scaled, TwoPlayers, by_one, by_ranks, loader_of
 from tests.shards_kit import FSDP, SCENARIOS, Block, Deep, Layered, outcomes

@@ -19,9 +19,9 @@ import torch
 
 from src.logger.logger import Logger
 from src.logger.status import write_status
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoints.resume import open_checkpoint
+from src.trainer.checkpoints.store import CheckpointStore
 from src.trainer.hooks import Hook
-from src.trainer.resume import open_checkpoint
 from src.trainer.trainer import Trainer
 from src.utils.command import exit_code, run_command, shortage
 from src.utils.errors import ResourceError

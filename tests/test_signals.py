@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.hooks import Hook
-from src.trainer.resume import open_checkpoint
 from src.trainer.settings import TrainerSettings
 from src.trainer.trainer import Trainer
 from src.utils.errors import ConfigError

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
-from src.check import check
 from src.config.load import config_from_dict
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.experiment import build_experiment, build_optimizers, build_trainer
 from src.logger.logger import Logger
+from src.run.check import check
+from src.run.experiment import build_experiment, build_optimizers, build_trainer
+from src.trainer.checkpoints.memory import TaskMemory
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.freezing import Freezing
-from src.trainer.memory import TaskMemory
-from src.trainer.resume import open_checkpoint
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.step import Step
 from src.trainer.task import StepOutput, Task

@@ -25,7 +25,7 @@ from src.config.load import load_config
 from src.logger.console import number
 from src.logger.run_index import list_runs
 from src.sweep.record import newest_sweep
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
 from tests.conftest import ROOT
 from tests.test_readme import blocks, check_output, commands, run
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, TensorDataset
 
-from src.data.loader import Loader
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.model.metric import MetricSet, accuracy
 from src.trainer import schedule
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.compile_settings import CompileSettings
 from src.trainer.evaluate import evaluate
 from src.trainer.hooks import Console, Hook
 from src.trainer.meters import Meters
 from src.trainer.monitor import Monitor
-from src.trainer.rehearse import rehearse
-from src.trainer.resume import open_checkpoint
+from src.trainer.rehearsal.rehearse import rehearse
 from src.trainer.schedule import Schedule, rates_over, run_length
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task

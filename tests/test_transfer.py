@@ -16,11 +16,11 @@ from src.config.load import config_from_dict
 from src.config.registry import use_folder
 from src.config.settings import Component
 from src.config.signatures import check_components
-from src.experiment import build_experiment, build_trainer
 from src.logger.logger import Logger
+from src.run.experiment import build_experiment, build_trainer
+from src.trainer.checkpoints.init_from import init_weights
 from src.trainer.freezing import Freezing
 from src.trainer.groups import parameter_groups
-from src.trainer.init_from import init_weights
 from src.trainer.settings import InitFrom, ParameterSettings
 from src.utils.errors import CheckpointError, ConfigError
 from tests.conftest import ROOT

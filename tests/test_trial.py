@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from src.trainer.memory import OptimizerMemory
-from src.trainer.trial import check_moments, check_next_move, check_settings
+from src.trainer.checkpoints.memory import OptimizerMemory
+from src.trainer.checkpoints.trial import check_moments, check_next_move, check_settings
 from src.utils.alike import Unlike
 from tests.chaos import unequal
 

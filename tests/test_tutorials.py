@@ -21,7 +21,7 @@ from src.data.idx import IDX
 from src.data.synthetic import line, noisy_line, random_regression, sine, sine_cubic
 from src.model.linear import Linear
 from src.model.mlp import MLP
-from src.saved_run import SavedRun
+from src.run.saved_run import SavedRun
 from src.utils.errors import NumericsError
 from tests.conftest import ROOT
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.logger.pictures import confusion, labelled
 from src.model.figures import NUM_THRESHOLDS
 from src.model.metric import MetricSet, accuracy, confusion_matrix, pr_curve
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
 from tests.conftest import ROOT
 
 MODEL = "model={type: mlp.MLP, args: {in_features: 64, hidden: [32], out_features: 10, dropout: 0.5}}"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.serialization import config
 
-from src.trainer.checkpoint import CheckpointStore
+from src.trainer.checkpoints.store import CheckpointStore
 from src.utils.zip_sums import SummedZip, join_sums
 from tests.test_plain import values
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from src.trainer.plain import check_unpacked, why_unreadable
+from src.trainer.checkpoints.plain import check_unpacked, why_unreadable
 from src.utils.errors import CheckpointError
 from src.utils.paths import shown_path
 

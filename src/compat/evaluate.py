@@ -17,9 +17,9 @@ from src.compat.project import Project
 from src.compat.run import find_devices, with_paths_of
 from src.compat.their_config import ConfigParser
 from src.logger.console import setup_console
+from src.trainer.checkpoints.resume import best_weights, load_weights, open_checkpoint
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.resume import best_weights, load_weights, open_checkpoint
 from src.trainer.task import Task
 from src.utils.errors import ConfigError
 from src.utils.paths import shown_path

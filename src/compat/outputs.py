@@ -13,8 +13,8 @@ import torch
 
 from src.logger.sink import Sink
 from src.logger.tensorboard import TensorBoard
+from src.trainer.checkpoints.memory import collect_state
 from src.trainer.hooks import Hook
-from src.trainer.memory import collect_state
 from src.utils.whole_file import whole_file
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.compat.their_config import ConfigParser
-from src.trainer.resume import load_weights
+from src.trainer.checkpoints.resume import load_weights
 from src.trainer.schedule import learning_rates
 from src.trainer.trainer import Trainer
 from src.utils.errors import CheckpointError

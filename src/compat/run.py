@@ -31,9 +31,9 @@ from src.logger.run_dir import RunDir, check_run_name
 from src.logger.run_index import seconds_of
 from src.logger.settings import LoggerSettings
 from src.logger.status import write_status
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.hooks import Hook
-from src.trainer.rehearse import rehearse
-from src.trainer.resume import open_checkpoint
+from src.trainer.rehearsal.rehearse import rehearse
 from src.trainer.schedule import Schedule
 from src.trainer.settings import TrainerSettings
 from src.trainer.trainer import Trainer

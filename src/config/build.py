@@ -19,8 +19,8 @@ from src.config.references import with_values
 from src.config.registry import find
 from src.config.settings import Component, Config
 from src.config.signatures import hints_of
-from src.data.part import Part
-from src.data.split import fit_parts, make_parts
+from src.data.parts.part import Part
+from src.data.parts.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
 from src.utils.secrets import is_hidden
 

@@ -12,11 +12,11 @@ from torch.utils.data import RandomSampler
 from src.config.build import build
 from src.config.registry import find
 from src.config.settings import Component, Config
-from src.data.loader import Loader
-from src.data.order import MakeSampler
-from src.data.part import Part
+from src.data.loading.loader import Loader
+from src.data.loading.order import MakeSampler
+from src.data.loading.share import WHOLE, Share
+from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
-from src.data.share import WHOLE, Share
 
 log = logging.getLogger(__name__)
 

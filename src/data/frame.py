@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.cached_cells import CachedCells
-from src.data.cells import Array, Cells, Choice, FrameCells, Rows, check_columns, class_error, feature_columns, place
-from src.data.classes import renumbered
-from src.data.column_cache import ColumnCache
+from src.data.parts.classes import renumbered
 from src.data.preprocess import Filler, Scaler
+from src.data.tables.cached_cells import CachedCells
+from src.data.tables.cells import Array, Cells, Choice, FrameCells, Rows, class_error, place
+from src.data.tables.column_cache import ColumnCache
+from src.data.tables.columns import check_columns, feature_columns
 from src.utils.errors import ConfigError, DataError
 
 Scaling = str | Mapping[str, Any] | None

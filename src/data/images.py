@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.classes import renumbered
+from src.data.parts.classes import renumbered
 from src.utils.errors import ConfigError, DataError
 from src.utils.packages import not_installed
 from src.utils.paths import project_path, shown_path
@@ -139,8 +139,8 @@ class ImageFolder(ImageFiles):
 
     def _listed(self, path: Path, file_column: str, label_column: str) -> Sequence[Any]:
         """Take the files that a CSV file lists, in its order, and return their labels."""
-        from src.data.cells import column_in
-        from src.data.csv_file import read_csv
+        from src.data.tables.cells import column_in
+        from src.data.tables.csv_file import read_csv
 
         self._table, self._where = read_csv(path, ","), shown_path(path)
         files = column_in(self._table, file_column, self._where)
@@ -172,7 +172,7 @@ class ImageFolder(ImageFiles):
         Raises:
             DataError: There is none of this name.
         """
-        from src.data.cells import column_in
+        from src.data.tables.cells import column_in
 
         if self._table is None:
             raise DataError(f"{shown_path(self.root)}: no column {name!r}; columns are those of a file of `labels`")

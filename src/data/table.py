@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from src.data.column_cache import open_cache
-from src.data.csv_file import read_csv
 from src.data.frame import FrameDataset, Missing, Scaling
+from src.data.tables.column_cache import open_cache
+from src.data.tables.csv_file import read_csv
 from src.utils.paths import project_path, shown_path
 
 CACHED_BYTES = 1 << 24

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src.data.classes import renumbered
+from src.data.parts.classes import renumbered
 from src.utils.errors import ConfigError, DataError
 from src.utils.paths import project_path, shown_path
 
@@ -190,7 +190,7 @@ class Texts(Dataset[Any]):
         Raises:
             DataError: There is none of this name.
         """
-        from src.data.cells import column_in
+        from src.data.tables.cells import column_in
 
         if self._frame is None:
             raise DataError(
@@ -237,8 +237,8 @@ def _read(path: Path, column: str | None) -> tuple[Any, list[str]]:
         if not texts:
             raise DataError(f"{where}: is empty")
         return None, texts
-    from src.data.cells import column_in
-    from src.data.csv_file import read_csv
+    from src.data.tables.cells import column_in
+    from src.data.tables.csv_file import read_csv
 
     frame = read_csv(path, "\t" if path.suffix == ".tsv" else ",")
     if column is None:

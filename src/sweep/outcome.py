@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from src.closing import next_commands, same_run_command
 from src.config.tune import RANGES, Distribution
 from src.logger.console import number
 from src.logger.report.chart import Series, chart
 from src.logger.report.html import Html, element, section, table
 from src.logger.report.page import write_page
 from src.logger.run_index import read_run
+from src.run.closing import next_commands, same_run_command
 from src.sweep.ray_tune import Sweep, shown
 from src.sweep.record import CRASHED, Trial
 from src.sweep.space import num_trials, plain_name

@@ -14,16 +14,16 @@ from src.config.load import varied
 from src.config.settings import Config
 from src.config.signatures import check_components
 from src.config.tune import TrialResources
-from src.experiment import build_experiment, build_trainer
 from src.logger.logger import Logger
 from src.logger.run_dir import check_run_name
+from src.run.experiment import build_experiment, build_trainer
+from src.run.training import prepare, try_out
 from src.sweep.draws import check_installed
 from src.sweep.outcome import tell_outcome
 from src.sweep.ray_tune import Sweep, check_resources, num_cores, run_trials
 from src.sweep.record import CRASHED, SweepFolder, newest_sweep
 from src.sweep.space import check_space, draw, num_trials, plain_name
-from src.trainer.saving import state_bytes
-from src.training import prepare, try_out
+from src.trainer.checkpoints.saving import state_bytes
 from src.utils.errors import ConfigError
 from src.utils.paths import project_path, shown_path
 from src.utils.secrets import masked_command

@@ -15,7 +15,7 @@ from src.config.settings import Config
 from src.logger.console import log_to_file
 from src.logger.run_dir import check_run_name
 from src.sweep.train_in import is_done, train_in
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.utils.errors import CheckpointError
 from src.utils.paths import PROJECT_ROOT, shown_path
 from src.utils.secrets import masked_command

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from src.config.settings import Config
 from src.logger.run_index import is_running
+from src.run.training import train
+from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.hooks import Hook
-from src.trainer.resume import open_checkpoint
-from src.training import train
 
 WAIT_S = 60.0
 """How long an earlier process may take to save and leave the folder."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from src.data.choose_workers import usable_cores
-from src.data.loader import Loader
+from src.data.loading.choose_workers import usable_cores
+from src.data.loading.loader import Loader
 from src.trainer.step import Step
 
 SAMPLE_EVERY_STEPS = 31

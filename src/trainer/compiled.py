@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.trainer.faults.out_of_memory import is_out_of_memory
 from src.trainer.optimizers import drop_gradients
-from src.trainer.out_of_memory import is_out_of_memory
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step, Update, needs_closure
 from src.trainer.task import StepOutput

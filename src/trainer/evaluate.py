@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from src.data.loader import Loader
-from src.data.part import shown_rows
-from src.data.share import SharedBatch
+from src.data.loading.loader import Loader
+from src.data.loading.share import SharedBatch
+from src.data.parts.part import shown_rows
+from src.trainer.faults.nonfinite import ADVICE
+from src.trainer.faults.out_of_memory import Pieces
 from src.trainer.meters import Meters
-from src.trainer.nonfinite import ADVICE
-from src.trainer.out_of_memory import Pieces
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.device import to_device
 from src.utils.errors import ConfigError, DataError, NumericsError

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from src.data.loader import Loader
+from src.data.loading.loader import Loader
+from src.trainer.checkpoints.trial import check_next_move
 from src.trainer.settings import TrainerSettings
-from src.trainer.trial import check_next_move
 from src.utils.alike import check_alike
 from src.utils.errors import ConfigError
 

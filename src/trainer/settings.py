@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 from src.trainer.compile_settings import CompileSettings
-from src.trainer.parallel_settings import ParallelSettings
+from src.trainer.parallel.settings import ParallelSettings
 from src.utils.bounds import Above, AtLeast, Between
 from src.utils.errors import ConfigError
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from src.trainer.checkpoints.memory import Progress
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.evaluate import autocast
-from src.trainer.memory import Progress
+from src.trainer.faults.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
 from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients, parameters_of
-from src.trainer.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device

@@ -14,26 +14,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.data.loader import Loader
+from src.data.loading.loader import Loader
 from src.logger.logger import Logger
 from src.model.metric import MetricSet
 from src.trainer.account import Account
-from src.trainer.checkpoint import FORMAT
-from src.trainer.choose_parallel import choose_parallel
+from src.trainer.checkpoints.memory import Progress, Stateful, collect_state, find_place, name_memory, restore_state
+from src.trainer.checkpoints.saving import Saver
+from src.trainer.checkpoints.store import FORMAT
 from src.trainer.compiled import compiled
+from src.trainer.faults.guard import Guard
 from src.trainer.freezing import Freezing
-from src.trainer.guard import Guard
 from src.trainer.hooks import Hook, reactions
 from src.trainer.journal import Journal
-from src.trainer.memory import Progress, Stateful, collect_state, find_place, name_memory, restore_state
 from src.trainer.monitor import Monitor, default_monitor
-from src.trainer.saving import Saver
+from src.trainer.parallel.choose import choose_parallel
 from src.trainer.schedule import Schedule, count_batches
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.validation import Validation
 from src.utils.errors import DataError
-from src.utils.ranks import ALONE, Ranks
+from src.utils.processes.ranks import ALONE, Ranks
 from src.utils.signals import Stopped, StopSignals
 
 log = logging.getLogger(__name__)

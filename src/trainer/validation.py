@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from src.trainer.evaluate import back_if_stopped, evaluate
+from src.trainer.faults.out_of_memory import Pieces
 from src.trainer.meters import Meters
-from src.trainer.out_of_memory import Pieces
 
 if TYPE_CHECKING:
     from src.trainer.trainer import Trainer

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.loader import Loader
+from src.data.loading.loader import Loader
 from src.logger.pictures import confusion, labelled
 from src.logger.settings import LoggerSettings
 from src.trainer.evaluate import evaluating
 from src.trainer.hooks import Console, Hook
-from src.trainer.predictions import Meaning, named
+from src.trainer.results.predictions import Meaning, named
 from src.utils.device import to_device
 from src.utils.errors import ConfigError
 from src.utils.seed import forked_rng

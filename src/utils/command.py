@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from src.utils.deterministic import no_deterministic_form
 from src.utils.errors import KeelError, ResourceError
-from src.utils.ranks import current_ranks
+from src.utils.processes.ranks import current_ranks
 from src.utils.secrets import masked_text
 
 FINAL = (2, 3, 4, 6, 130, 143)

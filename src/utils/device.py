@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.utils.errors import ConfigError
 from src.utils.nested import with_parts
-from src.utils.ranks import ALONE, Ranks
+from src.utils.processes.ranks import ALONE, Ranks
 from src.utils.torch_version import check_torch
 
 log = logging.getLogger(__name__)

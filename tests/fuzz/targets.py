@@ -24,8 +24,8 @@ from src.config.yaml_file import read_text
 from src.data.arrays import Arrays
 from src.data.idx import read_idx
 from src.data.table import Table
-from src.trainer.checkpoint import FORMAT, CheckpointStore, load_checkpoint, read_manifest
-from src.trainer.resume import open_checkpoint
+from src.trainer.checkpoints.resume import open_checkpoint
+from src.trainer.checkpoints.store import FORMAT, CheckpointStore, load_checkpoint, read_manifest
 from src.utils.errors import KeelError
 from tests.conftest import ROOT
 

@@ -1,0 +1,1 @@
+"""Train, val, test: which rows go where, and what is known of them."""

@@ -1,0 +1,1 @@
+"""What tables hold, in memory or mapped from files."""

@@ -1,0 +1,1 @@
+"""One run: built, checked, begun, gone on with, opened again."""

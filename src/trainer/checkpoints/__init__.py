@@ -1,0 +1,1 @@
+"""What of a run is kept, how it reaches the disk whole, and how a run goes on from it."""

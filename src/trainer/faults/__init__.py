@@ -1,0 +1,1 @@
+"""Steps that go wrong: found, told, undone, or cut into smaller ones."""

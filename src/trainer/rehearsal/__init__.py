@@ -1,0 +1,1 @@
+"""What is tried on a few rows before a run begins."""

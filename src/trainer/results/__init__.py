@@ -1,0 +1,1 @@
+"""What a trained model leaves: reports, predictions, files for other programs."""
