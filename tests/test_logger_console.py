@@ -170,6 +170,16 @@ def test_a_line_is_no_wider_than_the_terminal(columns: int, has_train: bool, has
     assert "loss 1.000" in first and "loss 2.000" in first and "f1 0.2500" in first
 
 
+def test_a_line_keeps_to_eighty_columns_and_to_what_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.logger.epoch_lines.MAX_WIDTH", 80)
+    values = {f"{part}/{name}": 0.123456 for part in ("train", "val") for name in ("loss", "accuracy", "recall", "f1")}
+    lines = EpochLines(epochs=30, monitor="max val/f1")
+    first, second = (lines.line({**values, "lr": 0.1}, step=10, epoch=each, is_best=True) for each in (9, 10))
+    assert first == "epoch  9/30  train loss 0.1235   val loss 0.1235   f1 0.1235   * best"
+    assert second == first.replace(" 9/", "10/")
+    assert EpochLines(epochs=30).line({"train/loss": 1.0, **dict.fromkeys(map(str, range(99)), 1.0)}, step=1) != ""
+
+
 def test_a_line_of_many_numbers_leaves_those_of_training_out_but_for_its_loss() -> None:
     names = ["loss", "a", "b", "c", "accuracy", "f1"]
     values = {f"{part}/{name}": 0.123456 for part in ("train", "val") for name in names} | {"lr": 0.1}

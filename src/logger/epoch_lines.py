@@ -12,6 +12,8 @@ from src.logger.console import number, shown
 MAX_WIDTH = 200
 """Of a line in a file."""
 BEST = "   * best"
+TOGETHER = 3
+"""How often something is left out before numbers move together."""
 
 _SHOULD_FALL = re.compile(r"loss|error|mae|mse|perplexity|deviance", re.IGNORECASE)
 _SHOULD_RISE = re.compile(r"acc|precision|recall|f1|auc|r2|score|iou|dice|bleu|psnr|corr", re.IGNORECASE)
@@ -24,7 +26,8 @@ class EpochLines:
     nobody said which way is better: losses and errors should fall, accuracies and scores rise.
 
     A line that is wider than the terminal leaves the numbers of training out, but for its loss; if need be, all but
-    that and those of the val parts. What is left out once stays so, for the lines to be alike.
+    that and those of the val parts; then numbers move together, and the last of them go, but not the one that is
+    watched. What is left out once stays so, for the lines to be alike.
 
     Args:
         epochs: How many there will be, if that is known.
@@ -52,7 +55,8 @@ class EpochLines:
         if epoch is not None:
             place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
         text = place + self._numbers(values)
-        while len(text + BEST) > self._width and self._left_out < 2 and any(name[:3] == "val" for name in values):
+        num_val = sum(name[:3] == "val" for name in values)
+        while num_val and len(text + BEST) > self._width and self._left_out < TOGETHER + num_val:
             self._left_out += 1
             text = place + self._numbers(values)
         self._before = dict(values)
@@ -61,19 +65,27 @@ class EpochLines:
     def _numbers(self, values: Mapping[str, float]) -> str:
         words = []
         part_before = ""
-        for name, value in values.items():
+        gap, width = ("  ", 9) if self._left_out < TOGETHER else (" ", 6)
+        for name in self._kept(values):
             part, _, rest = name.partition("/")
-            is_kept = name == "train/loss" or (part != "train" and (self._left_out < 2 or part[:3] == "val"))
-            if self._left_out and not is_kept:
-                continue
             if not rest or part in ("time", "step", "lr"):
-                words.append("  " + shown(name.removeprefix("time/").removeprefix("step/"), value))
+                words.append("  " + shown(name.removeprefix("time/").removeprefix("step/"), values[name]))
                 continue
-            words.append(
-                f"  {part + '  ' if part != part_before else ''}{rest} {number(value):<9}{self._sign(name, value)}"
-            )
+            told = f"{rest} {number(values[name]):<{width}}{self._sign(name, values[name])}"
+            words.append(f"  {part + gap if part != part_before else ''}{told}")
             part_before = part
         return "".join(words).rstrip()
+
+    def _kept(self, values: Mapping[str, float]) -> list[str]:
+        """Return the names of what is shown, as much as has been left out."""
+        kept = list(values)
+        if self._left_out:
+            kept = [name for name in kept if name == "train/loss" or name.partition("/")[0] != "train"]
+        if self._left_out > 1:
+            kept = [name for name in kept if name == "train/loss" or name[:3] == "val"]
+        may_go = [name for name in kept if name not in ("train/loss", self._monitored)]
+        gone = may_go[len(may_go) - max(0, self._left_out - TOGETHER) :]
+        return [name for name in kept if name not in gone]
 
     def _sign(self, name: str, value: float) -> str:
         before = self._before.get(name)
