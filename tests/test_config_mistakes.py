@@ -296,9 +296,10 @@ def test_ten_mistakes_make_ten_lines(tmp_path: Path) -> None:
     paths = ["name", "sead", "data.split.vall", "model.typ", "model.type", "optimizer.args.lr", "trainer.epochs"]
     for path in [*paths, "trainer.keep", "loader.batch_size", "loader.wokers", "metrics"]:
         assert sum(f" {path}: " in line for line in found) == 1, (path, found)
-    assert any("given twice" in line for line in found) and found[1] == "command line #1: KEY=VALUE is needed, " + (
-        "found 'x'; e.g. trainer.epochs=20"
-    )
+    assert any("given twice" in line for line in found)
+    assert found[-1] == "command line #1: KEY=VALUE is needed, found 'x'; e.g. trainer.epochs=20"
+    places = [tuple(map(int, re.findall(r"\d+", line)[:2])) for line in found[:-1]]
+    assert places == sorted(places)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -341,6 +342,10 @@ COMPONENTS = {
         "command line #1 metrics.0.type: unknown metric `acuracy`; did you mean `accuracy`?",
     ),
     "scheduler": (["lr_scheduler=StepLr2"], "unknown lr_scheduler `StepLr2`; did you mean `StepLR`?"),
+    "words of a name": (
+        ["lr_scheduler=CosineLR"],
+        "unknown lr_scheduler `CosineLR`; did you mean `CosineAnnealingLR`?",
+    ),
     "B37": (["model=os.system"], "`os.system` is neither in this project nor on the short list"),
     "library": (["model=torch.nn.functional.cross_entropy_x"], "torch.nn.functional has no `cross_entropy_x`"),
     "wrong kind": (["optimizer=torch.nn.Linear"], "torch.nn.Linear cannot be used as optimizer: it is class torch.nn"),

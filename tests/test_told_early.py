@@ -131,6 +131,34 @@ class Odder(nn.Module):
     def step(self, model, batch):
         return None
 
+class Listed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(3, 2)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+class Forgetful(nn.Module):
+    def __init__(self):
+        self.layer = nn.Linear(3, 2)
+
+class Softmaxed(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+class Named(Rows):
+    def __getitem__(self, row):
+        return {"x": self.inputs[row], "label": self.class_names[self.labels[row]]}
+
+class Double(Rows):
+    def __getitem__(self, row):
+        return {"x": self.inputs[row].double(), "label": self.labels[row]}
+
+class Pixels(Rows):
+    def __getitem__(self, row):
+        return {"x": self.inputs[row].byte(), "label": self.labels[row]}
+
 class Players(Task):
     def update(self, model, batch, optimizers):
         raise AssertionError("never tried")
@@ -280,11 +308,25 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
             {"task": "{type: told.Bare, args: {inputs: x, targets: label}}"},
             r"train: `step` of Bare returns a Tensor; StepOutput\(loss, outputs, targets, weight\) .* is needed",
         ),
+        ({"model": "told.Listed"}, r"told.yaml:\d+:\d+ optimizer: the model has no weights .* nn.ModuleList"),
+        ({"model": "told.Forgetful"}, r"model told.Forgetful\(...\): AttributeError: .* \(.*told\.py:\d+\)"),
+        (
+            {"data": "{type: told.Named, split: {val: 10}}"},
+            r"loss CrossEntropyLoss failed: targets are texts such as '\w+'; let the dataset give the number",
+        ),
+        (
+            {"data": "{type: told.Double, split: {val: 10}}"},
+            r"Linear \(Linear\) computes in float32 and gets float64; let the dataset give float32",
+        ),
+        ({"data": "{type: told.Pixels, split: {val: 10}}"}, r"in float32 and gets uint8; add the transform ToFloat"),
+        ({"data": "{type: told.Rows, split: {val: 10, stratify: true}}"}, r"no `targets`; give it that attribute"),
+        ({"data": "{type: told.Scored, split: {val: 10}}"}, r"used as dataset: .*; a class with __len__ and"),
         ({"task": "told.Odder"}, r"task.type: told.Odder cannot be used as task: .*a class derived from Task of"),
     ],
     ids=["term", "task", "schedule", "targets", "targets of own loss", "class", "no class", "tune", "label", "classes",
          "no targets", "update alone", "metric's code", "metric of none", "half a metric", "loss of rows",
-         "loss of no tensor", "no return", "no forward", "no task", "no step output", "no task's class"],
+         "loss of no tensor", "no return", "no forward", "no task", "no step output", "no weights", "no init",
+         "texts", "double", "bytes", "no classes to stratify by", "no dataset", "no task's class"],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_a_run_begins(
     lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path
@@ -298,3 +340,23 @@ def test_a_term_with_weights_that_nothing_would_train_is_refused(begin: Callable
     with pytest.raises(KeelError, match=r"loss\.own: Weighted has weights of its own"):
         begin(loss="{ce: CrossEntropyLoss, own: told.Weighted}")
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "model", "warning"),
+    [
+        (
+            "CrossEntropyLoss",
+            "told.Softmaxed",
+            "makes probabilities itself, and the model gives some: leave its softmax out",
+        ),
+        ("NLLLoss", "told.Softmaxed", "wants logarithms, and the model gives numbers above 0: use CrossEntropyLoss"),
+        ("CrossEntropyLoss", "torch.nn.Linear", None),
+    ],
+)
+def test_outputs_that_a_loss_takes_for_others_are_warned_of(
+    loss: str, model: str, warning: str | None, begin: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert begin(loss=loss, model=f"{{type: {model}, args: {{in_features: 3, out_features: 2}}}}") == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [warning in line for line in warned] == [True] * (warning is not None)

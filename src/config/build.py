@@ -22,6 +22,7 @@ from src.config.signatures import hints_of
 from src.data.parts.part import Part
 from src.data.parts.split import fit_parts, make_parts
 from src.utils.errors import ConfigError, DataError, KeelError
+from src.utils.own_line import own_line
 from src.utils.secrets import is_hidden
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,9 @@ def build(
         raise type(error)(_with_key(str(error), component)) from error
     except Exception as error:
         text = next(iter(str(error).splitlines()), "").removesuffix(", but expected one of:")  # torch lists overloads
-        message = text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+        message = f"{type(error).__name__}: {text}{own_line(error, ('src/config/build.py',))}"
+        if isinstance(error, ValueError) and text:
+            message = text
         chosen = DataError if kind == "data" and isinstance(error, OSError) else ConfigError
         raise chosen(f"{kind} {component.type}(...): {message}{_written_at(component)}") from error
 

@@ -50,8 +50,10 @@ _METHODS: dict[str, tuple[str, ...]] = {
 """A class of a kind has at least one of these."""
 
 _NEEDED = {
+    "data": "a class with __len__ and __getitem__, or with __iter__",
     "metrics": "a function of (outputs, targets), or a class with update, compute and reset",
     "model": "a class derived from torch.nn.Module",
+    "loss": "a function of (outputs, targets), or a class derived from torch.nn.Module",
     "optimizer": "a class derived from torch.optim.Optimizer",
     "lr_scheduler": "a class derived from LRScheduler of torch.optim.lr_scheduler",
     "task": "a class derived from Task of src.trainer.task",

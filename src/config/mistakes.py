@@ -70,9 +70,9 @@ class Mistakes:
         return any(each[: len(path)] == path for each in self._paths)
 
     def stop_if_any(self) -> None:
-        """Raises one `ConfigError` with all mistakes, one a line."""
+        """Raises one `ConfigError` with all mistakes, one a line, in the order in which they were written."""
         if self.lines:
-            raise ConfigError("\n".join(self.lines))
+            raise ConfigError("\n".join(sorted(self.lines, key=_place_in_order)))
 
 
 @contextmanager
@@ -100,6 +100,12 @@ def with_place(line: str, places: Mapping[KeyPath, str]) -> str:
     begins = any(each[: min(len(path), 2)] == path[:2] for each in places if each)
     is_key = begins or (path[:1] in places and path[0] in ("task", "trainer", "loader", "logger"))
     return f"{Mistakes(places).place(path)} {line}" if path and is_key else line
+
+
+def _place_in_order(line: str) -> tuple[int, str, int, int]:
+    """Returns what sorts `x.yaml:9:3 key` before `x.yaml:10:1 key`; then the command line, and what has no place."""
+    place = re.match(r"(command line #|\S+?:)(\d+)(?::(\d+))?", line)
+    return (int(place[3] is None), place[1], int(place[2]), int(place[3] or 0)) if place else (2, "", 0, 0)
 
 
 def dotted(path: KeyPath) -> str:
@@ -165,8 +171,15 @@ def _close(word: str, known: Iterable[str]) -> list[str]:
     initials = "".join(part[:1] for part in lower.split("_"))
     if len(initials) > 1 and initials in known:
         return [initials]  # learning_rate: lr
+    parts = _parts(word)
     by_one_edit = [each for edits, _, each in scored if edits <= 1 and edits == scored[0][0]]
-    return by_one_edit or [each for _, ratio, each in scored[:1] if ratio <= -0.6]
+    longer = [each for edits, _, each in scored if edits > 2 and set() < parts < _parts(each)]
+    return by_one_edit or longer[:1] or [each for _, ratio, each in scored[:1] if ratio <= -0.6]
+
+
+def _parts(name: str) -> set[str]:
+    """Returns the words that a class's name is made of: those of `CosineLR` are among those of `CosineAnnealingLR`."""
+    return set(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name))
 
 
 def listed(names: Iterable[str], limit: int = 30) -> str:

@@ -67,7 +67,8 @@ class Term:
         """
         if targets is None and self.second == "targets":
             raise DataError(
-                "a batch holds no targets, and the loss needs them; see `task: {inputs: ..., targets: ...}`"
+                "a batch holds no targets, and the loss needs them: let the dataset give (input, target), or say what "
+                "of a batch they are, as in `task: {inputs: 0, targets: 0}`"
             )
         try:
             if self.second is None:
@@ -86,6 +87,11 @@ class Term:
         """Return in the user's terms why `criterion(outputs, targets)` failed."""
         if outputs is None:
             return DataError(f"loss {self.name} failed: the model returns None; has its `forward` a `return`?")
+        if isinstance(targets, list | tuple) and targets and isinstance(targets[0], str):
+            return DataError(
+                f"loss {self.name} failed: targets are texts such as {targets[0]!r}; let the dataset give the number "
+                "of each class, from 0"
+            )
         reason = first_line(error) + own_line(error, ("src/trainer/criterion.py",))
         if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
             return DataError(

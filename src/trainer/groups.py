@@ -32,7 +32,15 @@ def parameter_groups(parameters: Mapping[str, nn.Parameter], settings: Parameter
     """Return what an optimizer is given: the parameters, or groups of them where rates or decays differ.
 
     Frozen parameters are left out, unless nothing else is left to give. `scale_rates` then applies `layer_decay`.
+
+    Raises:
+        ConfigError: There are none.
     """
+    if not parameters:
+        raise ConfigError(
+            "optimizer: the model has no weights to train; torch does not look into lists and dicts for layers: keep "
+            "them in nn.ModuleList or nn.ModuleDict. Where nothing is to be trained by it, leave `optimizer` out"
+        )
     trained = {name: value for name, value in parameters.items() if value.requires_grad}
     if not settings.groups and not settings.no_decay_on_norms_and_biases and settings.layer_decay == 1.0:
         return list(trained.values() or parameters.values())

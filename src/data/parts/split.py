@@ -62,7 +62,10 @@ def _values(dataset: Any, split: SplitSettings) -> Any:
     if split.stratify:
         targets = getattr(dataset, "targets", None)
         if targets is None:
-            raise DataError(f"data.split.stratify: dataset {type(dataset).__name__} offers no `targets`")
+            raise DataError(
+                f"data.split.stratify: dataset {type(dataset).__name__} offers no `targets`; give it that attribute, "
+                "the class of each row, or leave `stratify` out"
+            )
         return targets
     if split.groups or split.time:
         return column_of(dataset, split.source, f"data.split.{split.method}")

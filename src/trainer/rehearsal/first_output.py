@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from src.model.metric import MetricSet
@@ -13,6 +15,7 @@ from src.trainer.task import StepOutput, Task
 from src.utils.errors import DataError
 from src.utils.seed import forked_rng
 
+log = logging.getLogger(__name__)
 _OF_CODE = (AttributeError, ImportError, NameError, TypeError)
 """Errors that other rows would not mend."""
 
@@ -36,6 +39,25 @@ def check_output(task: Task, part: str, output: object) -> None:
         raise DataError(f"{part}: {which} is a {type(loss).__name__}, a tensor of one number is needed{advice}")
     if loss.numel() != 1:
         raise DataError(f"{part}: {which} has shape {list(loss.shape)}, one number is needed; return its `.mean()`")
+
+
+def warn_of_wrong_scale(task: Task, outputs: object) -> None:
+    """Warn of outputs that a loss of labels takes for what they are not: it would train, and badly."""
+    if not isinstance(outputs, Tensor) or outputs.dim() < 2 or outputs.shape[1] < 2:
+        return
+    for term in terms_of(task.criterion):
+        if not term.is_of_labels or term.second != "targets":
+            continue
+        is_of_logs = term.name in ("NLLLoss", "nll_loss")
+        if is_of_logs and bool((outputs > 0).any()):
+            log.warning(
+                "loss   %s wants logarithms, and the model gives numbers above 0: use CrossEntropyLoss", term.name
+            )
+        sums = outputs.sum(1)
+        if not is_of_logs and bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            log.warning(
+                "loss   %s makes probabilities itself, and the model gives some: leave its softmax out", term.name
+            )
 
 
 def try_metrics(metrics: MetricSet, output: StepOutput, more: Callable[[], StepOutput]) -> None:

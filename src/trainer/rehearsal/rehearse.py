@@ -19,7 +19,7 @@ from src.trainer.criterion import are_labels, terms_of
 from src.trainer.evaluate import evaluating
 from src.trainer.faults.nonfinite import explain_nonfinite, tensors_in
 from src.trainer.rehearsal.batch_norms import BatchNorms
-from src.trainer.rehearsal.first_output import check_output, try_metrics
+from src.trainer.rehearsal.first_output import check_output, try_metrics, warn_of_wrong_scale
 from src.trainer.task import StepOutput, Task, undisturbed
 from src.utils.command import shortage
 from src.utils.deterministic import no_deterministic_form
@@ -86,6 +86,8 @@ def rehearse(
     attempt = partial(_attempt, task, model, loader, device, arguments or {}, only_updates)
     batch, output = attempt(NUM_ROWS)
     check_output(task, loader.part.name, output)
+    if loader.part.name == "train":
+        warn_of_wrong_scale(task, output.outputs)
     _check_labels(task, loader.part, output, arguments or {})
     _check_broadcast(task, loader.part, output, batch)
     if not torch.isfinite(output.loss) and not task.has_no_label(output.targets):  # later rows may have some
@@ -195,6 +197,14 @@ class _LastLayer:
             return None
         return wanted, given.shape[-1 if hasattr(self.layer, "in_features") else 1]
 
+    @property
+    def types(self) -> tuple[torch.dtype, torch.dtype] | None:
+        """Of which types the layer's weights are, and the numbers it was given."""
+        weight = None if self.layer is None else next(self.layer.parameters(), None)
+        given = next(iter(tensors_in(self.inputs)), None)
+        is_lookup = isinstance(self.layer, nn.Embedding | nn.EmbeddingBag)
+        return None if weight is None or given is None or is_lookup else (weight.dtype, given.dtype)
+
 
 def _change_of(arguments: Mapping[str, Any], value: int, needed: int) -> str:
     """Return which key to change so that the model has `needed` of something instead of `value`."""
@@ -258,12 +268,16 @@ def _explain(model: nn.Module, batch: Any, error: Exception, last: _LastLayer, a
     if type(model).forward is nn.Module.forward:
         return f"the model {name} has no method `forward`"
     failed = f"the model {name} fails on a batch of {shapes or type(batch).__name__}: "
-    if last.sizes is None or last.sizes[0] == last.sizes[1]:
-        return failed + first_line(error) + own_line(error, _CALLERS)
-    wanted, given = last.sizes
-    of_what = "features" if hasattr(last.layer, "in_features") else "channels"
     layer = f"{last.name or name} ({type(last.layer).__name__})"
-    return f"{failed}{layer} takes {wanted} {of_what} and gets {given}{_change_of(arguments, wanted, given)}"
+    if last.sizes is not None and last.sizes[0] != last.sizes[1]:
+        wanted, given = last.sizes
+        of_what = "features" if hasattr(last.layer, "in_features") else "channels"
+        return f"{failed}{layer} takes {wanted} {of_what} and gets {given}{_change_of(arguments, wanted, given)}"
+    if last.types is not None and last.types[0] != last.types[1]:
+        needed, found = (str(each).removeprefix("torch.") for each in last.types)
+        advice = "add the transform ToFloat" if found == "uint8" else f"let the dataset give {needed}"
+        return f"{failed}{layer} computes in {needed} and gets {found}; {advice}"
+    return failed + first_line(error) + own_line(error, _CALLERS)
 
 
 def count_parameters(model: nn.Module, resting: Collection[int] = ()) -> tuple[int, int]:
