@@ -18,7 +18,8 @@ class CompileSettings:
     models on a GPU. Default: replay a whole step of a model of up to 1,048,576 parameters, else `default`."""
 
     dynamic: bool | None = None
-    """Compile for any size of batch from the start. Default: from the second size on."""
+    """Compile for any size of batch from the start. Default: a graph for each of the two sizes there are, so that a
+    resumed run has the same bits; where `collate_fn` or `batch_sampler` make many, one for all from the second on."""
 
     fullgraph: bool = False
     """Refuse a model that cannot be compiled in one piece."""

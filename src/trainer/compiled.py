@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.data.loading.loader import Loader
+from src.trainer.compile_settings import CompileSettings
 from src.trainer.faults.out_of_memory import is_out_of_memory
 from src.trainer.optimizers import drop_gradients
 from src.trainer.settings import TrainerSettings
@@ -27,8 +29,8 @@ MAX_REPLAYED = 1 << 20
 log = logging.getLogger(__name__)
 
 
-def compiled(model: nn.Module, settings: TrainerSettings) -> Any:
-    """Return the compiled form of `model`, or `model` where `trainer.compile` is off.
+def compiled(model: nn.Module, settings: TrainerSettings, loader: Loader) -> Any:
+    """Return the compiled form of `model`, for batches as of `loader`, or `model` where `trainer.compile` is off.
 
     Raises:
         ConfigError: There is no such backend.
@@ -36,12 +38,24 @@ def compiled(model: nn.Module, settings: TrainerSettings) -> Any:
     if not settings.compile:
         return model
     try:
-        return torch.compile(model, **settings.compile_settings.args)
+        return torch.compile(model, **compiler_args(settings.compile_settings, loader))
     except torch._dynamo.exc.InvalidBackend as error:
         backend, known = settings.compile_settings.backend, ["inductor", *torch.compiler.list_backends()]
         raise ConfigError(
             f"trainer.compile.backend: there is no {backend!r}; choose of {', '.join(dict.fromkeys(known))}"
         ) from error
+
+
+def compiler_args(settings: CompileSettings, loader: Loader) -> dict[str, Any]:
+    """Return what `torch.compile` is given.
+
+    Unasked, torch makes a graph for the first size of batch, and one for every size when it meets a second. Which of
+    the two computes a batch then depends on those before it, and their last bits differ: a resumed run would end
+    otherwise. So where there are but two sizes, that of the last batch and that of the others, each has its own graph.
+    """
+    has_two_sizes = loader.has_one_size and loader.batch_size > 1  # single rows may differ in their shapes
+    dynamic = False if settings.dynamic is None and has_two_sizes else settings.dynamic
+    return {**settings.args, "dynamic": dynamic}
 
 
 def choose_mode(num_parameters: int, has_one_size: bool) -> tuple[str, str]:
@@ -62,15 +76,15 @@ class CompiledStep(Step):
     """Makes forward pass, loss and gradient in one compiled call, where the task can be traced as a whole.
 
     Whether it can is found out at the first step, before anything is computed. Where it cannot, the model alone is
-    compiled, and the log says why. Another number of rows makes one more graph, which then serves every number.
+    compiled, and the log says why.
 
     Args:
-        has_one_size: Whether all batches, but the last of an epoch, are of the same shapes.
+        loader: Gives the batches.
         args, kwargs: As of `Step`.
     """
 
-    def __init__(self, has_one_size: bool, *args: Any, **kwargs: Any) -> None:
-        self._has_one_size = has_one_size
+    def __init__(self, loader: Loader, *args: Any, **kwargs: Any) -> None:
+        self._loader = loader
         super().__init__(*args, **kwargs)
 
     def _choose(self, settings: TrainerSettings) -> tuple[Update, Update]:
@@ -82,10 +96,10 @@ class CompiledStep(Step):
         self._apart = apart
         forward: Any = self.forward
         model = getattr(forward, "_orig_mod", forward)
-        args = {**settings.compile_settings.args, "fullgraph": True}
+        args = {**compiler_args(settings.compile_settings, self._loader), "fullgraph": True}
         if settings.compile_settings.is_open and self.device.type == "cuda":
             num_parameters = sum(parameter.numel() for parameter in model.parameters())
-            args["mode"], reason = choose_mode(num_parameters, self._has_one_size)
+            args["mode"], reason = choose_mode(num_parameters, self._loader.has_one_size)
             log.info("trainer.compile: %s; trainer.compile.mode decides otherwise", reason)
         elif settings.compile_settings.is_open:
             args["options"] = {"guard_filter_fn": can_change, "size_asserts": False}

@@ -93,7 +93,7 @@ class Trainer:
         self.saver = Saver.of(settings, checkpoints, ranks, self.parallel.bring)
 
         self.progress = Progress()
-        self.forward = compiled(self.model, settings)
+        self.forward = compiled(self.model, settings, train_loader)
         self.step = self.parallel.make_step(self, self._take, self._wants_to_stop)
         self.account = Account(self.step, self.device, train_loader)
         self.guard = Guard(self)

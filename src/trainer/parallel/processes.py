@@ -84,7 +84,7 @@ class OneProcess:
         args = (
             trainer.task, trainer.forward, trainer.optimizers, self.settings, trainer.device, take, trainer.progress
         )  # fmt: skip
-        return CompiledStep(trainer.train_loader.has_one_size, *args) if self.settings.compile else Step(*args)
+        return CompiledStep(trainer.train_loader, *args) if self.settings.compile else Step(*args)
 
     def bring(self, state: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, DTensor]]:
         """Return what rank 0 saves of the state of a run, and by name what every process saves a shard of.
