@@ -29,7 +29,7 @@ from src.data.parts.part import Part
 from src.data.settings import LoaderSettings
 from src.utils.command import exit_code, shortage
 from src.utils.errors import ConfigError, DataError, ResourceError, WorkerError
-from src.utils.seed import mix_seed
+from src.utils.seed import counted_seed, mix_seed
 
 
 class Rows(Dataset[tuple[Tensor, int]]):
@@ -129,6 +129,11 @@ def test_an_epoch_gives_each_row_once_and_its_tail_is_the_same_from_any_start(
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 40) | st.integers(2**32, 2**70), max_size=6))
 def test_a_mixed_seed_is_the_first_word_of_numpys_seed_sequence(parts: list[int]) -> None:
     assert mix_seed(*parts) == int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@given(st.lists(st.integers(0, 2**32 - 1) | st.integers(2**32, 2**70), max_size=4), st.integers(0, 2**33))
+def test_seeds_that_are_counted_up_are_those_mixed_one_by_one(parts: list[int], number: int) -> None:
+    assert counted_seed(*parts, number) == mix_seed(*parts, number)
 
 
 @given(num_rows=st.integers(1, 5000), seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 5000), max_size=4))

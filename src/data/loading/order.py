@@ -15,7 +15,7 @@ from src.data.loading.share import Share, shared_rows
 from src.data.parts.part import ORDER_STREAM, Part
 from src.data.settings import LoaderSettings
 from src.utils.errors import ConfigError, DataError
-from src.utils.seed import forked_rng, mix_seed, rng_state, set_rng_state
+from src.utils.seed import counted_seed, forked_rng, rng_state, set_rng_state
 
 MAX_DRAWN_ROWS = 1 << 22
 """Up to so many rows `torch.randperm` shuffles: 32 MiB, 0.1 s an epoch. Longer orders are computed batch by batch."""
@@ -83,15 +83,15 @@ class RowOrder:
 
     def _shuffled(self, epoch: int, num_rows: int) -> Tensor | Permutation:
         if num_rows > MAX_DRAWN_ROWS:
-            return Permutation(num_rows, mix_seed(ORDER_STREAM, self.seed, epoch))
+            return Permutation(num_rows, counted_seed(ORDER_STREAM, self.seed, epoch))
         return torch.randperm(num_rows, generator=self._generator(epoch))
 
     def _generator(self, epoch: int) -> Generator:
-        return self._drawing.manual_seed(mix_seed(ORDER_STREAM, self.seed, epoch))
+        return self._drawing.manual_seed(counted_seed(ORDER_STREAM, self.seed, epoch))
 
     def _sampler(self, epoch: int) -> Iterable[Any]:
         assert self.make_sampler is not None
-        seed = mix_seed(ORDER_STREAM, self.seed, epoch)
+        seed = counted_seed(ORDER_STREAM, self.seed, epoch)
         with forked_rng(seed):
             sampler = self.make_sampler(self.part, Generator().manual_seed(seed))
         if hasattr(sampler, "set_epoch"):
@@ -99,7 +99,7 @@ class RowOrder:
         return sampler
 
     def _sampled(self, epoch: int) -> Iterator[Tensor]:
-        drawn = _drawn(self._sampler(epoch), mix_seed(ORDER_STREAM, self.seed, epoch), self.batch_size)
+        drawn = _drawn(self._sampler(epoch), counted_seed(ORDER_STREAM, self.seed, epoch), self.batch_size)
         for chunk in drawn:
             if self.yields_batches:
                 yield from (torch.as_tensor(rows) for rows in chunk)
