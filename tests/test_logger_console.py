@@ -10,8 +10,10 @@ import struct
 import subprocess
 import sys
 import termios
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ from src.logger.console import (
     setup_console,
 )  # fmt: skip
 from src.logger.epoch_lines import EpochLines
+from src.logger.held_lines import HELD_S, HeldLines
 from src.trainer.hooks import Console
 from tests.conftest import ROOT
 from tests.trainer_kit import make_trainer
@@ -98,6 +101,66 @@ def test_lines_go_to_console_and_file_and_no_name_can_fake_one(
     assert lines[1] == "  INFO done"
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    now = SimpleNamespace(s=1_000_000.25)
+    clocks = SimpleNamespace(time=lambda: now.s, monotonic=lambda: now.s)
+    monkeypatch.setattr("src.logger.held_lines.time", clocks)
+    return now
+
+
+def test_lines_that_come_fast_are_told_together_at_their_own_times_and_nothing_overtakes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
+) -> None:
+    setup_console()
+    log_to_file(tmp_path / "log.txt")
+    log = logging.getLogger("src.trainer.hooks")
+    held = HeldLines(log)
+
+    def told() -> list[str]:
+        return capsys.readouterr().out.split()
+
+    for name in ("line0", "line1", "line2"):
+        held.tell(partial(str, name))
+        clock.s += 0.01
+    assert told() == ["line0"]
+    log.warning("halt")
+    assert told() == ["line1", "line2", "warning:", "halt"]
+    held.tell(lambda: "line3")
+    clock.s += 2 * HELD_S
+    held.tell_what_is_due()
+    assert told() == ["line3"]
+    held.tell(lambda: "line4")
+    if (child := os.fork()) == 0:
+        log.warning("of a worker")
+        os._exit(0)
+    os.waitpid(child, 0)
+    held.close()
+    assert told() == ["line4"] and held not in logging.getLogger().handlers
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == ["line0", "line1", "line2", "halt", "line3", "worker", "line4"]
+    assert [line.split()[1][-3:] for line in lines[:3]] == ["250", "260", "270"]
+
+
+def test_lines_of_epochs_are_in_the_file_before_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
+) -> None:
+    setup_console()
+    log_to_file(tmp_path / "log.txt")
+    trainer = make_trainer(tmp_path, hooks=(Console(has_bar=False),), epochs=5, save_every_epochs=2)
+    seen: list[tuple[int, int]] = []
+    save = trainer.saver.save
+
+    def look(*args: Any) -> None:
+        seen.append((trainer.progress.epoch, (tmp_path / "log.txt").read_text().count("epoch ")))
+        save(*args)
+
+    monkeypatch.setattr(trainer.saver, "save", look)
+    trainer.fit()
+    assert [epoch for epoch, _ in seen] == [told for _, told in seen]
+    assert seen
+
+
 def test_quiet_shows_warnings_only_and_keeps_the_file_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     setup_console(quiet=True)
     log_to_file(tmp_path / "log.txt")
@@ -147,6 +210,7 @@ def test_durations_are_in_words_of_their_size() -> None:
 
 NARROW = """
 from src.logger.epoch_lines import EpochLines
+from src.logger.held_lines import HELD_S, HeldLines
 values = {"train/loss": 1.0, "train/f1": 0.5, "val/loss": 2.0, "val/f1": 0.25, "lr": 0.1}
 lines = EpochLines(epochs=9)
 print(lines.line(values, step=1, epoch=1))

@@ -23,8 +23,9 @@ from src.logger.csv_file import CSVFile
 from src.logger.event_records import WORTH_ARRAYS, as_records, checksums
 from src.logger.logger import Logger, check_sinks, standard_sinks
 from src.logger.pictures import grid
+from src.logger.scalar_events import ScalarEvents, part_and_tag
 from src.logger.settings import LoggerSettings
-from src.logger.tensorboard import TensorBoard, _cell, part_and_tag
+from src.logger.tensorboard import TensorBoard, _cell
 from src.utils.errors import ConfigError
 
 
@@ -96,6 +97,31 @@ def test_train_and_val_share_a_chart_and_one_call_is_one_event_per_part(tmp_path
     }
     (path,) = (tmp_path / "train").iterdir()
     assert sum(len(event.summary.value) > 0 for event in EventFileLoader(str(path)).Load()) == 1
+
+
+NAMES = st.text(max_size=200).map(lambda text: f"{text}/{text}") | st.sampled_from(["val/a", "train/a", "lr"])
+
+
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=5, unique=True),
+    numbers=st.lists(st.floats() | st.integers(-(2**60), 2**60), min_size=5, max_size=5),
+    step=st.integers(0, 2**63 - 1),
+)
+def test_packed_events_are_those_that_tensorboards_own_messages_hold(
+    names: list[str], numbers: list[float], step: int
+) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    wanted: dict[str, Any] = {}
+    for name, number in zip(names, numbers, strict=False):
+        part, tag = part_and_tag(name)
+        event = wanted.setdefault(part, Event(wall_time=1.5e9 + 1 / 3, step=step))
+        event.summary.value.add(tag=tag, simple_value=number)
+    for _ in range(2):
+        packed = dict(ScalarEvents(names).pack(1.5e9 + 1 / 3, step, numbers))
+        assert {part: str(Event.FromString(each)) for part, each in packed.items()} == {
+            part: str(each) for part, each in wanted.items()
+        }
 
 
 def test_a_name_says_its_part() -> None:

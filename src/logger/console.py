@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -56,7 +56,7 @@ class ConsoleHandler(logging.Handler):
         if stream is None:
             return
         try:
-            with tqdm.external_write_mode(file=stream):
+            with bar_aside():
                 stream.write(self.format(record) + "\n")
                 stream.flush()
         except (OSError, ValueError):  # a closed pipe; a closed file
@@ -64,9 +64,27 @@ class ConsoleHandler(logging.Handler):
             _silence(stream)
 
 
+@contextmanager
+def bar_aside() -> Iterator[None]:
+    """Let lines be printed where the bar is. A block may hold others: drawing the bar anew takes longer than a line."""
+    if _Bar.is_aside:
+        yield
+        return
+    with tqdm.external_write_mode(file=sys.stdout):
+        _Bar.is_aside = True
+        try:
+            yield
+        finally:
+            _Bar.is_aside = False
+
+
+class _Bar:
+    is_aside = False
+
+
 def _silence(stream: TextIO) -> None:
     """Lead a broken stream to nowhere, so that neither later prints nor the interpreter's last flush fail on it."""
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)

@@ -59,13 +59,16 @@ class CSVFile(Sink):
         if not added:
             return
         new = dict.fromkeys(name for cells in added for name in cells if name not in self._columns)
-        if new or self._rows == 0:
-            rows = self._read(self._rows)
-            self._columns += new
-            write_file(self._path, self._text([self._columns, *rows]))
+        self._columns += new
+        rows = [[cells.get(name, "") for name in self._columns] for cells in added]
+        if new and (kept := self._read(self._rows)):
+            write_file(self._path, self._text([self._columns, *kept]))
+        elif new or self._rows == 0:
+            self._path.unlink(missing_ok=True)
+            rows.insert(0, self._columns)
         self._rows += len(added)
         with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._text([[cells.get(name, "") for name in self._columns] for cells in added]))
+            file.write(self._text(rows))
 
     def close(self) -> None:
         """Write the rows that wait."""

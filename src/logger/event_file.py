@@ -29,18 +29,22 @@ class EventFile:
         self._event: Any = Event
         self._file = (folder / name).open("xb")  # follows no link
         self._waiting: list[bytes] = []
-        self._add(wall_time=time.time(), file_version="brain.Event:2")
+        self._add(file_version="brain.Event:2")
 
-    def write(self, summary: Any, step: int, at: float | None = None) -> None:
-        """Append a `Summary`, all its values in one event, as of now or of the time `at`."""
-        self._add(wall_time=time.time() if at is None else at, step=step, summary=summary)
+    def write(self, event: bytes) -> None:
+        """Append an event that is packed already."""
+        self._waiting.append(event)
+
+    def write_summary(self, summary: Any, step: int) -> None:
+        """Append a `Summary`, all its values in one event, as of now."""
+        self._add(step=step, summary=summary)
 
     def write_graph(self, definition: bytes) -> None:
         """Append the operations of a model."""
-        self._add(wall_time=time.time(), graph_def=definition)
+        self._add(graph_def=definition)
 
-    def _add(self, **event: Any) -> None:
-        self._waiting.append(self._event(**event).SerializeToString())
+    def _add(self, **content: Any) -> None:
+        self.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
     def flush(self) -> None:
         """Let readers see what was written."""

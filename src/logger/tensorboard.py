@@ -9,7 +9,6 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from src.logger.event_file import EventFile, cut_back, sizes
 from src.logger.pictures import grid, png
+from src.logger.scalar_events import ScalarEvents, part_and_tag
 from src.logger.sink import FLUSH_EVERY_S, Sink
 from src.utils.errors import ConfigError
 from src.utils.packages import not_installed
@@ -31,15 +31,6 @@ def check_installed() -> None:
     """
     if find_spec("tensorboard") is None:
         raise ConfigError(f"{not_installed('logger.tensorboard:', 'tensorboard')}, or set logger.tensorboard=false")
-
-
-@lru_cache(maxsize=4096)
-def part_and_tag(name: str) -> tuple[str, str]:
-    """Folder and chart of a value: `val/loss` is `loss` in `val`; what belongs to no part is shown with `train`."""
-    part, _, tag = name.partition("/")
-    if tag and (part in ("train", "val", "test") or part.startswith(("val_", "test_"))):
-        return part, tag
-    return "train", name
 
 
 class TensorBoard(Sink):
@@ -63,6 +54,7 @@ class TensorBoard(Sink):
         self._tensor: Any = tensor_pb2.TensorProto
         self._folder = folder
         self._files: dict[str, EventFile] = {}
+        self._events: dict[tuple[str, ...], ScalarEvents] = {}
         self._charts: list[str] = []
         self._embeddings: dict[str, str] = {}
         self._waiting: list[tuple[float, Mapping[str, float], int, int | None]] = []  # when, and what of which step
@@ -76,17 +68,16 @@ class TensorBoard(Sink):
 
     def _write_scalars(self, at: float, values: Mapping[str, float], step: int, epoch: int | None) -> None:
         is_of_step = any(name.startswith("step/") for name in values)
-        by_part: dict[str, Any] = {}
         if epoch is not None and not is_of_step:
             values = {**values, "time/epoch": epoch}
-        for name, value in values.items():
-            part, tag = part_and_tag(name)
-            summary = by_part.setdefault(part, self._proto.Summary())
-            summary.value.add(tag=tag, simple_value=value)
-        for part, summary in by_part.items():
-            self._file(part).write(summary, step, at)
-        if not is_of_step:
-            self._lay_out(values)
+        names = tuple(values)
+        is_new = names not in self._events
+        if is_new:
+            self._events[names] = ScalarEvents(names)
+        for part, event in self._events[names].pack(at, step, list(values.values())):
+            self._file(part).write(event)
+        if is_new and not is_of_step:
+            self._lay_out(names)
 
     def text(self, tag: str, text: str) -> None:
         """Write Markdown for the tab Text."""
@@ -101,7 +92,7 @@ class TensorBoard(Sink):
         height, width, _ = picture.shape
         image = self._proto.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png(picture))
         summary.value.add(tag=tag, image=image)
-        self._file(part).write(summary, step)
+        self._file(part).write_summary(summary, step)
         self.flush()
 
     def histogram(self, tag: str, values: np.ndarray[Any, Any], step: int) -> None:
@@ -119,7 +110,7 @@ class TensorBoard(Sink):
                 sum_squares=float(np.square(finite).sum()), bucket_limit=edges[1:].tolist(), bucket=counts.tolist(),
             ),
         )  # fmt: skip
-        self._file(part).write(summary, step)
+        self._file(part).write_summary(summary, step)
 
     def pr_curves(self, tag: str, counts: np.ndarray[Any, Any], names: Sequence[str], step: int) -> None:
         """Write a curve for each class, for the tab PR Curves."""
@@ -139,7 +130,7 @@ class TensorBoard(Sink):
                     tensor_content=rows.astype(np.float32).tobytes(),
                 ),
             )
-        self._file(part).write(summary, step)
+        self._file(part).write_summary(summary, step)
         self.flush()
 
     def graph(self, definition: bytes) -> None:
@@ -168,7 +159,9 @@ class TensorBoard(Sink):
 
         run = "/".join(self._folder.resolve().parts[-3:-1])
         plain = {key: _cell(value) for key, value in values.items() if value is not None}
-        self._file("").write(self._proto.Summary.FromString(_bytes(summary_v2.hparams_pb(plain, trial_id=run))), 0)
+        self._file("").write_summary(
+            self._proto.Summary.FromString(_bytes(summary_v2.hparams_pb(plain, trial_id=run))), 0
+        )
         self.flush()
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,7 +173,7 @@ class TensorBoard(Sink):
         """Cut the files back to those bytes."""
         self.close()
         cut_back(self._folder, state["files"])
-        self._charts = list(state["charts"])
+        self._charts, self._events = list(state["charts"]), {}
 
     def flush(self) -> None:
         """Let TensorBoard see what was written."""
@@ -203,7 +196,8 @@ class TensorBoard(Sink):
 
     def _file(self, part: str) -> EventFile:
         """Return the file of a part, in which all is that was told before."""
-        self._write_waiting()
+        if self._waiting:
+            self._write_waiting()
         if part not in self._files:
             self._files[part] = EventFile(self._folder / part)
         return self._files[part]
@@ -215,11 +209,11 @@ class TensorBoard(Sink):
             data_class=self._proto.DATA_CLASS_TENSOR,
         )
         summary.value.add(tag=tag, metadata=metadata, tensor=self._tensor(dtype=7, string_val=[content]))  # 7: string
-        self._file(part).write(summary, 0)
+        self._file(part).write_summary(summary, 0)
 
-    def _lay_out(self, values: Mapping[str, float]) -> None:
+    def _lay_out(self, names: Sequence[str]) -> None:
         """Put each value that parts have in common on the first page of the tab Custom Scalars."""
-        charts = list(dict.fromkeys(tag for part, tag in map(part_and_tag, values) if f"{part}/{tag}" in values))
+        charts = list(dict.fromkeys(tag for part, tag in map(part_and_tag, names) if f"{part}/{tag}" in names))
         new = [tag for tag in charts if tag not in self._charts]
         if not new:
             return

@@ -10,10 +10,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from src.logger.console import bar_text, progress_bar
 from src.logger.epoch_lines import EpochLines
+from src.logger.held_lines import HeldLines
 from src.trainer.schedule import count_steps
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OF_BAR = ("train/loss", "lr", "time/samples_per_s")
 """What the bar shows of an epoch, until there are numbers of steps."""
+
+BAR_EVERY_S = 0.1
+"""What it shows is made no more often; it is drawn anew every 0.2 s."""
 
 
 class Hook:
@@ -45,6 +50,9 @@ class Hook:
 
     def on_epoch_end(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """After an epoch; `values` holds all that was logged for it."""
+
+    def on_save(self, trainer: Trainer) -> None:
+        """Before a checkpoint is written."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """After the last step, also of a stopped run."""
@@ -75,6 +83,7 @@ class Console(Hook):
         _, total_steps = count_steps(trainer.train_loader, trainer.settings)
         num_epochs, done = trainer.settings.num_epochs, trainer.progress
         self.lines = EpochLines(int(num_epochs) if math.isfinite(num_epochs) else None, trainer.settings.monitor)
+        self.held = HeldLines(log)
         has_bar = self.has_bar and trainer.ranks.is_main
         self.bar = progress_bar(int(total_steps) if math.isfinite(total_steps) else None, done.step, has_bar)
         self._seen = time.perf_counter(), done.samples
@@ -87,18 +96,24 @@ class Console(Hook):
 
     def on_step_end(self, trainer: Trainer) -> None:
         self.bar.update(1)
+        if self.held.lines:
+            self.held.tell_what_is_due()
 
     def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
         if epoch is not None and log.isEnabledFor(logging.INFO):
             whole = None if trainer.progress.batch else epoch
-            log.info("%s", self.lines.line(values, trainer.progress.step, whole, trainer.is_best))
-        if not self.bar.disable:
-            now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
+            self.held.tell(partial(self.lines.line, values, trainer.progress.step, whole, trainer.is_best))
+        now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
+        if not self.bar.disable and (now[0] - seen[0] > BAR_EVERY_S or not self.bar.postfix):
             speed = (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)
             of_epoch = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
             of_bar = {**values, "samples_per_s": speed} if epoch is None else of_epoch
             self.bar.set_postfix_str(bar_text(of_bar), refresh=False)
             self._seen = now
 
+    def on_save(self, trainer: Trainer) -> None:
+        self.held.flush()
+
     def on_fit_end(self, trainer: Trainer) -> None:
+        self.held.close()
         self.bar.close()

@@ -239,10 +239,10 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, float]:
     """Return the rates by name: `lr`, or `lr_1`, `lr_generator`, ... where there are several groups or optimizers."""
     rates = {}
     for name, optimizer in optimizers.items():
-        words = ["lr", name.removeprefix("optimizer").removeprefix(".")]
-        for index, group in enumerate(optimizer.param_groups):
-            words[2:] = [str(index)] if len(optimizer.param_groups) > 1 else []
-            rates["_".join(filter(None, words))] = float(group["lr"])
+        own = name.removeprefix("optimizer").removeprefix(".")
+        shown, groups = f"lr_{own}" if own else "lr", optimizer.param_groups
+        for index, group in enumerate(groups):
+            rates[f"{shown}_{index}" if len(groups) > 1 else shown] = float(group["lr"])
     return rates
 
 

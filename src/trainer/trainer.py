@@ -241,12 +241,12 @@ class Trainer:
             self.stop(f"{self.monitor.name} has not improved in {self.monitor.num_waited} evaluations")
 
     def _save(self, is_last_chance: bool = False) -> None:
-        """Save all that has a memory."""
         is_best, self.is_best = self.is_best, False
         if self.saver.store is None:
             return
         self._check()  # what nan has touched is never saved
         with self.account.saving:
+            self.tell("on_save")
             self.saver.save(self.state_dict, self.progress.step, is_best, is_last_chance)
 
     def _check(self) -> None:

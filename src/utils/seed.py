@@ -35,7 +35,7 @@ def mix_seed(*parts: int) -> int:
     """
     if not _are_words(parts):
         return int(np.random.SeedSequence(parts).generate_state(1)[0])
-    return _mixed(parts)
+    return int(_mixed(parts))
 
 
 def counted_seed(*parts: int) -> int:
