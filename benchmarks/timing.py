@@ -10,6 +10,19 @@ from dataclasses import dataclass, field
 
 Work = Callable[[], float]
 """Does the whole work once, and returns the seconds of what is compared (not of what was prepared for it)."""
+Seconds = tuple[float, float]
+"""By the clock, and of this process's CPU time, in which waiting does not count."""
+
+
+def clocks() -> Seconds:
+    """Return the time now."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: Seconds) -> Seconds:
+    """Return the seconds since then."""
+    now = clocks()
+    return now[0] - started[0], now[1] - started[1]
 
 
 @dataclass

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +22,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
+from benchmarks.timing import Seconds, clocks
 from src.data.loading.loader import Loader
 from src.data.loading.share import Share
 from src.data.parts.part import Part
@@ -35,9 +35,6 @@ from src.utils.command import run_command
 from src.utils.processes.launch import launch
 from src.utils.processes.launched import find_ranks
 from src.utils.processes.ranks import Ranks
-
-Seconds = tuple[float, float]
-"""Of a step: by the clock, and of this process's CPU time, in which waiting does not count."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +144,6 @@ def train_ours(ranks: Ranks, work: Work, data: TensorDataset) -> Seconds:
     Trainer(Task(nn.MSELoss()), model, loader, optimizers, settings, hooks=[watch], ranks=ranks).fit()
     started, ended = watch.seen
     return per_step(started, ended, work)
-
-
-def clocks() -> Seconds:
-    """Return the time now."""
-    return time.perf_counter(), time.process_time()
 
 
 def per_step(started: Seconds, ended: Seconds, work: Work) -> Seconds:

@@ -268,13 +268,16 @@ def test_what_works_in_one_process_is_refused_in_several_once(program: str) -> N
 
 
 @pytest.mark.full
-def test_a_rank_that_is_killed_for_good_is_named(make: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_for_good_is_named_and_the_status_says_that_the_run_has_failed(
+    rank: int, make: Callable[..., Path]
+) -> None:
     config = make("killed")
-    ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5))
+    ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5, rank=rank))
     assert ended.returncode == 7
     run = only_run(config)
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: rank 1 was killed by SIGKILL") and line.endswith(f"Go on with -r {run}")
+    assert line.startswith(f"error: rank {rank} was killed by SIGKILL") and line.endswith(f"Go on with -r {run}")
     assert status(run) == {"state": "failed", "code": 7, "step": 4, "resumable": True}
 
 
@@ -282,8 +285,9 @@ def test_a_rank_that_ends_without_a_word_is_named_with_its_code_and_log(make: Ca
     config = make("exits")
     ended = train(config, "-d", "cpu,cpu", fault(config, "exit", 2, rank=0))
     assert ended.returncode == 7
-    log = only_run(config) / "log.txt"
-    assert ended.stderr == f"error: rank 0 ended with exit code 3 and told no reason; its log is {log}\n"
+    run = only_run(config)
+    assert ended.stderr == f"error: rank 0 ended with exit code 3 and told no reason; its log is {run / 'log.txt'}\n"
+    assert status(run) == {"state": "failed", "code": 7, "step": 0, "resumable": False}, "rank 1 notes it for rank 0"
 
 
 @pytest.mark.full

@@ -207,12 +207,15 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
     """Train, say how it ended, and return the exit code. A new run refused before its first step leaves no folder."""
     from src.logger.console import closing_summary
     from src.logger.status import write_status
+    from src.trainer.checkpoints.store import newest_step
 
     def note(code: int | None) -> None:
         if ranks.is_main:
             write_status(run.path, code, trainer.saver.saved_step)
+        elif is_left_behind and run.path.exists():  # maybe by rank 0, which may have saved or not
+            write_status(run.path, code, newest_step(run.checkpoints))
 
-    started_s, code, ranks, never_began = time.perf_counter(), 1, trainer.ranks, False
+    started_s, code, ranks, never_began, is_left_behind = time.perf_counter(), 1, trainer.ranks, False, False
     note(None)
     ranks.before_giving_up(lambda: note(WorkerError.exit_code))
     with nullcontext() if ranks.is_alone else StopSignals():  # a launcher may send one when another rank has failed
@@ -220,7 +223,7 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
             trainer.fit()
             code = 128 + trainer.signal if trainer.signal else 0
         except BaseException as error:
-            code = ranks.code_of_end(error, exit_code(error))
+            code, is_left_behind = ranks.code_of_end(error, exit_code(error)), ranks.is_left_behind(error)
             kinds = ConfigError | DataError | ResourceError if ranks.is_alone else ConfigError
             never_began = isinstance(error, kinds) and trainer.progress.step == 0 and trainer.saver.saved_step < 0
             never_began = never_began and not any(run.path.glob("failure-*.pt"))  # which the error names

@@ -151,7 +151,7 @@ class CompiledStep(Step):
         else:
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
-            self._apply()
+            self._apply(self.optimizers.values())
             self._mark("optimizer")
             return
         self._update(batches)

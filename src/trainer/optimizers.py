@@ -48,7 +48,7 @@ def apply_gradients(optimizer: Optimizer) -> None:
 
 def has_gradients(optimizer: Optimizer) -> bool:
     """Say whether any parameter has one: in a phase that freezes all of an optimizer's, none has."""
-    return any(parameter.grad is not None for parameter in parameters_of(optimizer))
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
 
 
 _AROUND_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__

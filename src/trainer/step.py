@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Step:
         self.max_grad_norm = settings.max_grad_norm
         self.amp = autocast(settings.amp_dtype, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.amp_dtype == "fp16")
+        self._step_one: Callable[[Optimizer], Any] = self.scaler.step if self.scaler.is_enabled() else apply_gradients
         self.look: Callable[..., None] = _pass_over
         """Called with all parameters when their gradients are complete, before the weights change; by an optimizer that
         asks for the loss itself with each loss, too."""
@@ -106,18 +107,18 @@ class Step:
             self._micro_batches.halve(batches, error)
             batch = output = None  # they hold what ran out
         else:
-            self._apply()
+            self._apply(self.optimizers.values())
             return
         free_cached_memory(self.device)
         self._update(batches)
 
-    def _apply(self) -> None:
+    def _apply(self, optimizers: Iterable[Optimizer]) -> None:
         """Clip the gradients, look at them, and step."""
         if self.max_grad_norm is not None:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.look(self._parameters)
-        for optimizer in self.optimizers.values():
-            apply_gradients(optimizer)
+        for optimizer in optimizers:
+            self._step_one(optimizer)
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
@@ -126,11 +127,7 @@ class Step:
         for optimizer in trained:
             self.scaler.unscale_(optimizer)
         rescale(self._parameters, factor)
-        if self.max_grad_norm is not None:
-            self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
-        self.look(self._parameters)
-        for optimizer in trained:
-            self.scaler.step(optimizer)
+        self._apply(trained)
         self.scaler.update()
         self._mark("optimizer")
 

@@ -273,6 +273,11 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint that was committed to `folder`; -1 where none was."""
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.json")), default=-1)
+
+
 def loose_shards(folder: Path, besides: Container[Path] = ()) -> list[Path]:
     """Return the shards that no checkpoint names; none where a manifest is damaged, for it may have named some.
 

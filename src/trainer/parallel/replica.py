@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,6 +18,8 @@ from src.trainer.task import StepOutput, Task
 from src.utils.errors import ConfigError
 from src.utils.processes.ranks import Ranks
 
+Told = Sequence[float] | Tensor
+"""A few numbers to add up over the processes: on the host, or on the device where reading them would wait for it."""
 NUM_SLOTS = 16
 """How many numbers may travel with gradients."""
 
@@ -37,6 +39,9 @@ class TaskModule(nn.Module):
         output = task.step(model, batch)
         return output.loss, output
 
+    __call__ = forward
+    """Without hooks, which nobody can have put on it."""
+
 
 class Replica:
     """A module whose gradients are averaged over all processes, with which a few numbers may travel.
@@ -52,7 +57,7 @@ class Replica:
             device = next(module.parameters()).device
             self._slots = module.slots = nn.Parameter(torch.zeros(NUM_SLOTS, device=device))
         self._ddp = replicate(module, settings, ranks)
-        self._world_size, self._num_carried = ranks.world_size, 0
+        self._world_size = ranks.world_size
 
     def __call__(self, batch: Any) -> tuple[Tensor, StepOutput]:
         made: tuple[Tensor, StepOutput] = self._ddp(batch)
@@ -63,37 +68,25 @@ class Replica:
         context: AbstractContextManager[None] = self._ddp.no_sync()
         return context
 
-    def carry(self, loss: Tensor, told: Tensor | None) -> Tensor:
-        """Return `loss` such that its backward pass adds up `told` over the processes, if it can."""
-        self._num_carried = 0
+    def backward(self, loss: Tensor, seed: Tensor, told: Told | None) -> Tensor | None:
+        """Add up the gradients of `seed` times `loss`, and return the sum of `told` if it could go with them."""
         if self._slots is None:
-            return loss
-        numbers = torch.zeros_like(self._slots)
-        if told is not None and len(told) <= NUM_SLOTS:
-            self._num_carried = len(told)
-            numbers[: len(told)] = told * self._world_size  # DDP takes the mean
-        self._slots.grad = None
-        carried: Tensor = _Carry.apply(loss, self._slots, numbers)  # type: ignore[no-untyped-call]
-        return carried
-
-    def arrived(self) -> Tensor | None:
-        """Return the sum of what was carried; None where nothing was."""
-        if self._slots is None or self._slots.grad is None or not self._num_carried:
+            loss.backward(seed)  # type: ignore[no-untyped-call]
             return None
-        return self._slots.grad[: self._num_carried].double()
+        carried = [] if told is None or len(told) > NUM_SLOTS else told
+        self._slots.grad = None
+        torch.autograd.backward((loss, self._slots), (seed, self._as_gradient(carried, self._slots)))
+        assert self._slots.grad is not None
+        return self._slots.grad[: len(carried)] if len(carried) else None
 
-
-class _Carry(torch.autograd.Function):
-    """Returns a loss as it is, and gives a parameter the gradient that it is told to."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, slots: Tensor, numbers: Tensor) -> Tensor:
-        ctx.numbers = numbers
-        return loss.view_as(loss)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        return gradient, ctx.numbers, None
+    def _as_gradient(self, told: Told, slots: Tensor) -> Tensor:
+        """Return the gradient of `slots` with which all get the sum of `told`: DDP takes the mean."""
+        if isinstance(told, Tensor):
+            gradient = torch.zeros_like(slots)
+            gradient[: len(told)] = told * self._world_size
+            return gradient
+        numbers = [each * self._world_size for each in told] + [0.0] * (len(slots) - len(told))
+        return torch.tensor(numbers, dtype=slots.dtype, device=slots.device)
 
 
 def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> Any:

@@ -22,6 +22,7 @@ from src.trainer.ema import AveragedWeights
 from src.trainer.faults.nonfinite import FiniteGradients
 from src.trainer.optimizers import has_gradients
 from src.trainer.parallel.processes import OneProcess, Replicas
+from src.trainer.parallel.replica import Told
 from src.trainer.parallel.shards import adopt, cut, find_units, shard_optimizer, shard_weights, whole
 from src.trainer.parallel.shared_step import SharedStep
 from src.trainer.rehearsal.rehearse import uses_uncalled
@@ -148,12 +149,9 @@ class ShardedTask:
             raise
         return output.loss, output
 
-    def carry(self, loss: Tensor, told: Tensor | None) -> Tensor:
-        """Return `loss` as it is: `told` goes by itself."""
-        return loss
-
-    def arrived(self) -> None:
-        """Nothing does."""
+    def backward(self, loss: Tensor, seed: Tensor, told: Told | None) -> None:
+        """Make the gradients of `seed` times `loss`; `told` does not travel with them."""
+        loss.backward(seed)  # type: ignore[no-untyped-call]
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Do nothing: see above."""

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from src.data.loading.share import SharedBatch
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.optimizers import drop_gradients, parameters_of
-from src.trainer.parallel.replica import Replica, TaskModule
+from src.trainer.parallel.replica import Replica, TaskModule, Told
 from src.trainer.parallel.shared_meters import SharedOutput
 from src.trainer.settings import TrainerSettings
 from src.trainer.step import Step, Update, missing_factor, needs_closure
@@ -69,7 +69,7 @@ class SharedStep(Step):
         self._must_stop, self._is_agreed = False, False
         self._on_their_way: deque[tuple[Tensor, Any]] = deque()
         self._own_rows = 1.0
-        self._every = [*model.parameters()]
+        self._every, self._has_buffers = [*model.parameters()], any(True for _ in model.buffers())
         self._trained: list[bool] = []
         if hasattr(task, "update"):
             ranks.copy_from_main([parameter.detach() for parameter in self._every])
@@ -108,29 +108,34 @@ class SharedStep(Step):
         """Return what the whole batch gave, of which `output` is this process's share."""
         if isinstance(output.weight, TermWeights):
             return self._meet_terms(output, output.weight, given)
-        return self._whole(self.ranks.sum(self._told(output, given)), output, given)
+        return self._whole(self._sum(self._told(output, given)), output, given)
 
-    def _told(self, output: StepOutput, given: SharedBatch) -> Tensor:
+    def _sum(self, told: Told) -> Any:
+        """Return the sum over the processes, in a message of its own."""
+        return self.ranks.sum(torch.as_tensor(told, dtype=torch.float64))
+
+    def _told(self, output: StepOutput, given: SharedBatch) -> Told:
         """Return what to add up over the processes, where the loss has one weight."""
         own: Weight = 0.0 if given.num_own == 0 else 1.0 if is_sum(output) else output.weight  # type: ignore[assignment]
         return self._masses(own, [output.loss, *output.scalars.values()])
 
     def _whole(self, sums: Tensor, output: StepOutput, given: SharedBatch) -> SharedOutput:
         """Return what the whole batch gave, from what was told."""
-        total, (loss, *scalars) = self._heard(sums)
-        divisor = 1.0 if is_sum(output) else total
-        named = dict(zip(output.scalars, (value / divisor for value in scalars), strict=True))
-        weight = 0.0 if is_sum(output) else total
-        return SharedOutput(
-            loss / divisor, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0
-        )
+        total, masses = self._heard(sums)
+        weight, divisor = (0.0, 1.0) if is_sum(output) else (total, total)
+        loss, *scalars = self._means(masses, divisor)
+        named = dict(zip(output.scalars, scalars, strict=True))
+        return SharedOutput(loss, output.outputs, output.targets, weight, named, given.num_rows, given.num_own == 0)
+
+    def _means(self, masses: Sequence[Weight], divisor: Weight) -> list[Tensor]:
+        return [torch.as_tensor(mass / divisor, dtype=torch.float64, device=self.device) for mass in masses]
 
     def _meet_terms(self, output: StepOutput, own: TermWeights, given: SharedBatch) -> SharedOutput:
         """Do what `meet` does where each term of the loss has its own weight; all else counts by rows."""
         others = {name: value for name, value in output.scalars.items() if name not in own.factors}
         values = [own.rest(output.loss, output.scalars), *others.values()]
-        total, masses = self._heard(self.ranks.sum(self._masses(own.rows if given.num_own else 0.0, values)))
-        loss, *scalars = (mass / total for mass in masses)
+        total, masses = self._heard(self._sum(self._masses(own.rows if given.num_own else 0.0, values)))
+        loss, *scalars = self._means(masses, total)
         named = dict(zip(others, scalars, strict=True))
         weights = own.tensor(self.device)
         terms = torch.stack([output.scalars[name].detach().double() for name in own.factors])
@@ -154,25 +159,25 @@ class SharedStep(Step):
         tensor = weights.tensor(self.device)
         return weights.of(self.ranks.sum(torch.zeros_like(tensor) if own is None else own.tensor(self.device)))
 
-    def _masses(self, weight: Weight, values: Sequence[Tensor]) -> Tensor:
+    def _masses(self, weight: Weight, values: Sequence[Tensor]) -> Told:
         """Return [2 + K]: whether this process wants to stop, the weight, and each value times it."""
         wish = float(self.wants_to_stop())
         if self._is_host:
             weight = float(weight)
-            masses = [value.item() * weight if weight else 0.0 for value in values]
-            return torch.tensor([wish, weight, *masses], dtype=torch.float64)
+            return [wish, weight, *(value.item() * weight if weight else 0.0 for value in values)]
         weights = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
         several = torch.stack([value.detach().double() for value in values]) * weights
         wishes = torch.tensor([wish], dtype=torch.float64).to(self.device, non_blocking=True)
         return torch.cat([wishes, weights[None], torch.where(weights > 0, several, 0.0)])
 
-    def _heard(self, sums: Tensor) -> tuple[Weight, Sequence[Tensor]]:
+    def _heard(self, sums: Tensor) -> tuple[Weight, Sequence[Weight]]:
         """Return the sums over all processes of the weight and of the values times it, and note the wishes."""
         if self._is_host:
-            self._must_stop, self._is_agreed = bool(sums[0] > 0), True
-            return float(sums[1]) or float("nan"), sums[2:].unbind()
+            wishes, weight, *masses = sums.tolist()
+            self._must_stop, self._is_agreed = wishes > 0, True
+            return weight or math.nan, masses
         self._send_to_host(sums[:1])
-        return sums[1], sums[2:].unbind()
+        return sums[1].double(), sums[2:].double().unbind()
 
     def _send_to_host(self, wishes: Tensor) -> None:
         """Look at the wishes of an earlier batch: they have arrived, so nothing is waited for."""
@@ -194,7 +199,7 @@ class SharedStep(Step):
         returned makes them exact.
         """
         self._renew_replica()
-        self.ranks.copy_from_main(list(self.model.buffers()))
+        self._share_buffers()
         drop_gradients(self.optimizers)
         self._mark("optimizer")
         weights: list[Weight | TermWeights] = []
@@ -212,12 +217,12 @@ class SharedStep(Step):
                     known = whole.weight if len(batches) == 1 else total
                     assert not isinstance(known, float | Tensor)
                     loss = output.weight.scaled(loss, output.scalars, known) * float(given.num_own > 0)
-                    self._backward(loss, None)
+                    self._backward(loss, 1.0, None)
                 else:
                     told = self._told(output, given)
-                    loss = loss * self._own_share(told[1], output, num_rows)
-                    sums = self._backward(loss, told if number == len(batches) else None)
-                    whole = self._whole(self.ranks.sum(told) if sums is None else sums, output, given)
+                    share = self._own_share(told[1], output, num_rows)
+                    sums = self._backward(loss, share, told if number == len(batches) else None)
+                    whole = self._whole(self._sum(told) if sums is None else sums, output, given)
                 self._mark("backward")
                 self.take(whole, batch)
                 self._mark("metrics")
@@ -225,20 +230,19 @@ class SharedStep(Step):
             losses.append(loss.detach())
         return missing_factor(self._expected(num_rows), weights), sum(losses[1:], start=losses[0])
 
-    def _backward(self, loss: Tensor, told: Tensor | None) -> Tensor | None:
-        """Make gradients, and return the sum of `told` over the processes if it could travel with them."""
-        scaled = self.scaler.scale(loss * self.ranks.world_size)  # the replica takes a mean
+    def _backward(self, loss: Tensor, share: Weight, told: Told | None) -> Tensor | None:
+        """Make gradients of `loss` times `share`, and return the sum of `told` if it could travel with them."""
+        seed = torch.as_tensor(share * self.ranks.world_size, dtype=loss.dtype, device=loss.device)  # a mean is taken
         with self.ranks.waiting():
-            self._replica.carry(scaled, told).backward()
-        sums: Tensor | None = self._replica.arrived()
+            sums: Tensor | None = self._replica.backward(loss, self.scaler.scale(seed), told)
         return sums
 
-    def _own_share(self, weight: Tensor, output: StepOutput, num_rows: int) -> Weight:
+    def _own_share(self, weight: Weight, output: StepOutput, num_rows: int) -> Weight:
         """Return the factor of a loss that weighs `weight`, in a step of `num_rows`."""
         if is_sum(output):
             return weight
         if self._row_weight is None:
-            per_row = self.ranks.sum(weight.clone()) / num_rows
+            per_row = self.ranks.sum(torch.as_tensor(weight, dtype=torch.float64).clone()) / num_rows
             self._row_weight = power_of_two(float(per_row) if self._is_host else per_row)
         return weight / self._expected(num_rows)
 
@@ -254,10 +258,15 @@ class SharedStep(Step):
             module = TaskModule(self.task, self.model, self.forward)
             self._replica: Any = Replica(module, self._settings, self.ranks)
 
+    def _share_buffers(self) -> None:
+        """Begin a pass with the buffers of rank 0."""
+        if self._has_buffers:
+            self.ranks.copy_from_main(list(self.model.buffers()))
+
     def _update_by_task(self, batches: Sequence[SharedBatch]) -> None:
         """Let the task make its update; before an optimizer steps, it averages gradients over the processes."""
         for given in batches:
-            self.ranks.copy_from_main(list(self.model.buffers()))
+            self._share_buffers()
             batch = to_device(given.batch, self.device)
             self._mark("copy")
             self._own_rows = given.num_own / given.num_rows

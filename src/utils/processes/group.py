@@ -218,9 +218,12 @@ class Group(Ranks):
         lost.__cause__ = error
         return lost
 
+    def is_left_behind(self, error: BaseException) -> bool:
+        return isinstance(self.explain(error), LostRank)
+
     def code_of_end(self, error: BaseException, code: int) -> int:
         with suppress(Exception):  # the store may be gone with the launcher
-            if not isinstance(self.explain(error), LostRank):
+            if not self.is_left_behind(error):
                 return int(self._store.compare_set("code", "", str(code)))
             if self._store.check(["code"]):  # set before the other went
                 return int(self._store.get("code"))

@@ -84,6 +84,10 @@ class Ranks:
         """Return what a user is told in place of `error`, where it only says that another rank has gone."""
         return error
 
+    def is_left_behind(self, error: BaseException) -> bool:
+        """Return whether `error` only says that another rank has gone. No meeting."""
+        return False
+
     def code_of_end(self, error: BaseException, code: int) -> int:
         """Return the exit code of a run that ends: of the first rank that failed by itself, else the given. No meeting.
 
