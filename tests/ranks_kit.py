@@ -28,6 +28,7 @@ from src.trainer.checkpoints.saving import Saver
 from src.trainer.checkpoints.store import FORMAT, CheckpointStore
 from src.trainer.freezing import Freezing
 from src.trainer.hooks import Hook
+from src.trainer.parallel.settings import ParallelSettings
 from src.trainer.settings import FreezeSettings, TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.trainer.trainer import Trainer
@@ -176,6 +177,10 @@ def train(
 
 def plain(ranks: Ranks, folder: Path) -> Result:
     return train(ranks, metrics={"accuracy": accuracy, "f1": f1}, val=NoisyRows(21))
+
+
+def compressed(ranks: Ranks, folder: Path) -> Result:
+    return {each: train(ranks, parallel=ParallelSettings(compress=each)) for each in ("bf16", "fp16")}
 
 
 def workers(ranks: Ranks, folder: Path) -> Result:
@@ -365,6 +370,7 @@ SCENARIOS: dict[str, Callable[[Ranks, Path], Result]] = {
     each.__name__: each
     for each in (
         plain,
+        compressed,
         workers,
         iterable,
         clipped,

@@ -47,6 +47,17 @@ def test_the_configs_are_such() -> None:
     assert settings.parallel_settings.max_restarts == 3
 
 
+def test_the_settings_for_a_model_that_does_not_fit_train_one(tmp_path: Path) -> None:
+    model = {"type": "mlp.MLP", "args": {"in_features": 64, "hidden": [16], "out_features": 10}}
+    settings = yaml.safe_load(blocks("yaml")[0].replace("blocks.*", "layers.*"))
+    settings["trainer"] |= {"epochs": 1, "device": "cpu,cpu", "save_dir": str(tmp_path)}
+    config = {"base": str(ROOT / "configs" / "digits.yaml"), "model": model, "lr_scheduler": None, **settings}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "train.py", "-c", str(tmp_path / "x.yaml")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    assert ended.returncode == 0 and "epoch 1/1" in ended.stdout, ended.stdout + ended.stderr
+
+
 def test_the_batch_script_is_one_and_its_command_is_understood() -> None:
     (text,) = re.findall(r"```slurm\n(.*?)```", PAGE, re.S)
     assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""

@@ -20,7 +20,7 @@ from src.utils.errors import CheckpointError, ConfigError
 from src.utils.processes.ranks import ALONE, Ranks
 from tests.ranks_kit import SCENARIOS, Result, by_one, by_ranks
 
-TRAINED = [name for name in SCENARIOS if name not in ("carried", "evaluated", "newest")]
+TRAINED = [name for name in SCENARIOS if name not in ("carried", "compressed", "evaluated", "newest")]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,15 @@ def assert_same_training(one: Result, several: Result) -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_two_ranks_train_what_one_process_trains(name: str, found: dict[int, dict[str, Result]]) -> None:
     assert_same_training(found[1][name], found[2][name])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bf16", 1e-2), ("fp16", 1e-3)])
+def test_compressed_gradients_differ_by_the_rounding_of_their_type(
+    dtype: str, tolerance: float, found: dict[int, dict[str, Result]]
+) -> None:
+    one, several = (found[each]["compressed"][dtype]["weights"] for each in (1, 2))
+    distances = [float((several[name] - weight).abs().max()) for name, weight in one.items()]
+    assert 0 < max(distances) < tolerance
 
 
 def test_what_each_rank_carries_goes_on_exactly(found: dict[int, dict[str, Result]]) -> None:

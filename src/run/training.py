@@ -186,12 +186,16 @@ def try_out(
     """
     from src.data.parts.content import check_same_data
     from src.run.experiment import check_watched
+    from src.trainer.evaluate import autocast
     from src.trainer.rehearsal.rehearse import rehearse
 
     if state is not None:
         check_same_data(state.get("parts"), experiment.parts, where)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
-        output = rehearse(experiment.task, experiment.model, loader, device, experiment.made_with, experiment.metrics)
+        with autocast(config.trainer.amp_dtype, device)():
+            output = rehearse(
+                experiment.task, experiment.model, loader, device, experiment.made_with, experiment.metrics
+            )
         if output is not None and loader.part.name != "train":
             check_watched(config, experiment, loader.part.name, output)
 

@@ -177,7 +177,7 @@ class Embedding(Hook):
 def watching(trainer: Trainer) -> Iterator[nn.Module]:
     """Give the model that is judged, in evaluation mode; the block leaves no gradient and no random stream moved."""
     model = trainer.ema.model if trainer.ema else trainer.model
-    with evaluating(model), torch.no_grad(), forked_rng():
+    with evaluating(model), torch.no_grad(), forked_rng(), trainer.step.amp():
         yield model
 
 

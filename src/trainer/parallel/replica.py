@@ -104,7 +104,10 @@ def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> An
     if ranks.gradient_hook is not None:
         replica.register_comm_hook(None, lambda state, bucket: ranks.gradient_hook(bucket))
     elif settings.compress is not None:
-        replica.register_comm_hook(None, hooks[settings.compress])
+        compress = hooks[settings.compress]
+        replica.register_comm_hook(
+            None, lambda state, bucket: compress(state, bucket)
+        )  # by its name torch refuses gloo
     return replica
 
 
