@@ -269,9 +269,7 @@ def test_what_works_in_one_process_is_refused_in_several_once(program: str) -> N
 
 @pytest.mark.full
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_for_good_is_named_and_the_status_says_that_the_run_has_failed(
-    rank: int, make: Callable[..., Path]
-) -> None:
+def test_a_rank_that_is_killed_for_good_is_named(rank: int, make: Callable[..., Path]) -> None:
     config = make("killed")
     ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5, rank=rank))
     assert ended.returncode == 7
