@@ -274,7 +274,7 @@ def test_a_rank_that_is_killed_for_good_is_named(rank: int, make: Callable[..., 
     ended = train(config, "-d", "cpu,cpu", fault(config, "kill", 5, rank=rank))
     assert ended.returncode == 7
     run = only_run(config)
-    (line,) = ended.stderr.splitlines()
+    *_, line = ended.stderr.splitlines()  # of a launcher that is slow, rank 0 has said before that it lost another
     assert line.startswith(f"error: rank {rank} was killed by SIGKILL") and line.endswith(f"Go on with -r {run}")
     assert status(run) == {"state": "failed", "code": 7, "step": 4, "resumable": True}
 
@@ -341,7 +341,8 @@ def test_ranks_with_different_configs_are_refused(make: Callable[..., Path]) -> 
     ]  # fmt: skip
     told = "".join(process.communicate(timeout=100)[1] for process in started)
     assert [process.returncode for process in started] == [2, 2], told
-    assert told == "error: rank 1's config differs from rank 0's: optimizer.args.lr: 0.01 -> 0.02\n"
+    (line,) = (line for line in told.splitlines() if line.startswith("error: "))  # torch may miss its store, too
+    assert line == "error: rank 1's config differs from rank 0's: optimizer.args.lr: 0.01 -> 0.02"
     assert not (config.parent / "chaos").exists()
 
 

@@ -104,10 +104,8 @@ def replicate(module: nn.Module, settings: ParallelSettings, ranks: Ranks) -> An
     if ranks.gradient_hook is not None:
         replica.register_comm_hook(None, lambda state, bucket: ranks.gradient_hook(bucket))
     elif settings.compress is not None:
-        compress = hooks[settings.compress]
-        replica.register_comm_hook(
-            None, lambda state, bucket: compress(state, bucket)
-        )  # by its name torch refuses gloo
+        compress = hooks[settings.compress]  # called from a function of another name: by its own, torch refuses gloo
+        replica.register_comm_hook(None, lambda state, bucket: compress(state, bucket))
     return replica
 
 
