@@ -25,8 +25,9 @@ from tests.test_mutated_checkpoints import changed, places
 from train import main
 
 LIMIT_S = 60
-CODES = {"--print-config": (2, 3), "--check": (2, 3, 5, 6)}
-"""Besides 0: a mistake in the config or the data; the memory would not do, or the first numbers are not finite."""
+CODES = {"--print-config": (2, 3), "--check": (2, 3, 4, 5, 6)}
+"""Besides 0: a mistake in the config or the data; no weights to start from, not enough memory, or the first numbers
+are not finite."""
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 MAX_LINE = 1000
 NESTED: Any = []

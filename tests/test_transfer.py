@@ -23,6 +23,7 @@ from src.trainer.freezing import Freezing
 from src.trainer.groups import parameter_groups
 from src.trainer.settings import InitFrom, ParameterSettings
 from src.utils.errors import CheckpointError, ConfigError
+from tests.commands_kit import called
 from tests.conftest import ROOT
 
 CONFIG: dict[str, Any] = {
@@ -216,3 +217,16 @@ def test_a_file_without_weights_is_refused(content: Any, message: str, tmp_path:
     with pytest.raises(CheckpointError, match=message):
         init_weights(two_layers(), str(path))
     assert not Path("evil").exists()
+
+
+def test_weights_to_start_from_that_are_not_there_are_told_where_the_key_is(tmp_path: Path) -> None:
+    model = {"type": "lenet.LeNet", "args": {"num_classes": 10, "image_size": 8}}
+    trainer = {"save_dir": str(tmp_path / "saved"), "init_from": str(tmp_path / "gone.pt")}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**CONFIG, "model": model, "trainer": trainer}, sort_keys=False))
+    done = called("train.py", "-c", tmp_path / "x.yaml")
+    line = (tmp_path / "x.yaml").read_text().partition("init_from")[0].count("\n") + 1
+    assert done.returncode == 4
+    assert re.match(rf"error: \S+x\.yaml:{line}:\d+ trainer\.init_from: .*gone\.pt: no such run", done.stderr), (
+        done.stderr
+    )
+    assert not (tmp_path / "saved").exists()

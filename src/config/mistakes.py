@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from src.utils.errors import ConfigError, DataError
+from src.utils.errors import CheckpointError, ConfigError, DataError
 
 KeyPath = tuple[str | int, ...]
 
@@ -83,7 +83,7 @@ def placed(places: Mapping[KeyPath, str]) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, CheckpointError) as error:
         lines = [with_place(line, places) for line in str(error).splitlines()]
         if lines == str(error).splitlines():
             raise

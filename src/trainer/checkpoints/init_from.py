@@ -34,7 +34,11 @@ def init_weights(model: nn.Module, given: str | InitFrom) -> None:
         return
     settings = InitFrom(given) if isinstance(given, str) else given
     path = project_path(settings.path)
-    take_weights(model, read_weights(path), settings, f"init_from {shown_path(path)}")
+    try:
+        weights = read_weights(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"trainer.init_from: {error}") from error
+    take_weights(model, weights, settings, f"init_from {shown_path(path)}")
 
 
 def take_weights(model: nn.Module, weights: Mapping[str, Tensor], settings: InitFrom, where: str) -> None:
