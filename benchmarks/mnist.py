@@ -79,6 +79,26 @@ class TorchvisionNormalize(nn.Module):
         return image.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
 
+class TutorialLeNet(nn.Module):
+    """The network for images of 28x28 in PyTorch's tutorial "Training with PyTorch": LeNet-5 without padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 4 * 4, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N, 1, 28, 28] to logits [N, 10]."""
+        features = self.pool(nn.functional.relu(self.conv1(images)))
+        features = self.pool(nn.functional.relu(self.conv2(features))).view(-1, 16 * 4 * 4)
+        logits: Tensor = self.fc3(nn.functional.relu(self.fc2(nn.functional.relu(self.fc1(features)))))
+        return logits
+
+
 def lenet_epoch(rounds: int) -> Iterator[Row]:
     """An epoch of LeNet on IDX files; not where pillow is missing."""
     try:
@@ -94,12 +114,12 @@ def lenet_epoch(rounds: int) -> Iterator[Row]:
         by_hand = DataLoader(TorchvisionMNIST(images, labels, transform), batch_size=128, shuffle=True)
         part = Part("train", IDX(str(folder), part="test", download=False), transforms=[Normalize(MEAN, STD)])
         hand = "loop by hand, DataLoader, as torchvision reads: one image of PIL at a time"
-        for channels_last, work in (
-            (False, "LeNet epoch from IDX files"),
-            (True, "LeNet epoch, `channels_last`: other last bits"),
+        for model, settings, work in (
+            (LeNet, {}, "LeNet epoch from IDX files"),
+            (LeNet, {"channels_last": True}, "LeNet epoch, `channels_last`: other last bits"),
+            (TutorialLeNet, {}, "epoch from IDX files of the smaller LeNet of PyTorch's tutorial"),
         ):
-            settings = {"channels_last": channels_last}
-            case = Case(LeNet, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand, settings=settings)
+            case = Case(model, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand, settings=settings)
             yield case.row(f"{work}, 10,000 images", hand, 0.55, min(rounds, 5))
 
 
