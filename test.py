@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config.command_line import Parser, add_common_options, add_run_options, collect_overrides
+from src.config.mistakes import nearest
 from src.utils.command import run_command
 from src.utils.errors import ConfigError, DataError
 from src.utils.processes.launched import refuse_several
@@ -152,7 +153,10 @@ def choose_parts(wanted: str | None, parts: Mapping[str, object]) -> list[str]:
     if name not in parts and several:
         return several
     if name not in parts:
-        hint = "choose one with --split" if wanted is None else "there are no others"
+        near = nearest(name, parts)
+        hint = (
+            "choose one with --split" if wanted is None else f"did you mean {near}?" if near else "there are no others"
+        )
         raise ConfigError(f"--split {name}: this run has the parts {', '.join(parts)}; {hint}")
     return [name]
 

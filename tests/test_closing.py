@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 import test as test_script
 import train
 from src.config import config_from_dict
+from src.logger.run_index import list_runs
 from src.run.closing import next_commands
-from src.utils.errors import ConfigError
+from src.utils.errors import ConfigError, KeelError
+from src.utils.paths import shown_path
 from tests.conftest import ROOT
 
 CONFIG = """
@@ -111,3 +114,32 @@ def test_folds_say_nothing_of_what_comes_next_and_quiet_is_quiet(
     assert said.count("done in") == 2 and "next:" not in said and "tensorboard" not in said
     assert train.main([*words, "-q"]) == 0
     assert capsys.readouterr().out.startswith("2 folds of ")
+
+
+def test_a_run_that_was_stopped_says_so_and_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*write_config(tmp_path, "split: {val: 0.1}"), "trainer.max_time=1s", "trainer.epochs=1000"]
+    assert train.main(words) == 128 + signal.SIGTERM
+    said = capsys.readouterr().out
+    (run,) = (tmp_path / "runs" / "small").iterdir()
+    (named,) = re.findall(r"^ *next: *(.*)", said, re.MULTILINE)
+    assert "stopped after" in said and "done in" not in said
+    assert shlex.split(named)[1:] == [shown_path(ROOT / "train.py"), "-r", str(run)]
+    record, _ = list_runs(tmp_path / "runs")[f"small/{run.name}"]
+    assert record.end == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "vla"], r"--split vla: this run has the parts train, val; did you mean val\?"),
+        (["--split", "val", "--checkpoint", "bst"], "has no checkpoint 'bst'; there are best, last, step-00000001"),
+        (["--splt", "val"], r"unrecognized arguments: --splt; did you mean --split\?"),
+    ],
+)
+def test_what_a_run_does_not_have_is_told_with_what_there_is(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([*write_config(tmp_path, "split: {val: 0.1}"), "trainer.max_steps=1"]) == 0
+    (run,) = (tmp_path / "runs" / "small").iterdir()
+    with pytest.raises(KeelError, match=message):
+        test_script.main(["-r", str(run), *words])

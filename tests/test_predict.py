@@ -185,7 +185,7 @@ def test_arrays_and_a_folder_of_images_give_the_same(digits: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("area,zone\n100,1\n", "no column 'heating'"),
+        ("area,zone\n100,1\n", "^[^:]*new.csv: no column 'heating'"),
         ("area,zone,heating\n100,1,gas\n,1,gas\n", "row 2 column area: empty"),
         ("area,zone,heating\n100,1,gas\nx,1,gas\n", "row 2 column area: 'x' is not a number"),
     ],

@@ -50,8 +50,11 @@ class Parser(argparse.ArgumentParser):
     """Reports mistakes as every other mistake is reported."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Raise `ConfigError` with the usage."""
-        raise ConfigError(f"{self.prog}: {message}\n{self.format_usage().strip()}")
+        """Raise `ConfigError` with the usage, and what a misspelt option was meant for."""
+        unknown = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        near = get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{self.prog}: {message}{hint}\n{self.format_usage().strip()}")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from src.data.arrays import Arrays
 from src.data.frame import FrameDataset, Missing
 from src.data.packed import DAMAGED, check_unpacked
+from src.data.tables.columns import check_columns
 from src.utils.errors import DataError
 from src.utils.paths import shown_path
 
@@ -53,6 +54,7 @@ def table_chunks(
             for column, names in learned["categories"].items():
                 if column in frame:
                     frame[column] = _spelt_as_in_training(frame[column], names)
+            check_columns(list(frame.columns), columns, where)
             missing: Missing = "fill" if learned["filler"] else "error"
             chunk = FrameDataset(
                 frame, where, features=columns, categorical=list(learned["categories"]), missing=missing

@@ -218,6 +218,7 @@ def closing_summary(
     best: Mapping[str, float] | None = None,
     best_at: str = "",
     commands: Sequence[str] = (),
+    has_ended: bool = True,
 ) -> str:
     """The last lines of a run: how long it took, what was best and where it is, and what to type next.
 
@@ -227,9 +228,10 @@ def closing_summary(
         best: Monitored value by name, e.g. `{"val/loss": 0.12}`.
         best_at: When it was measured: `epoch 7` or `step 130`.
         commands: What to type next, ready for a shell.
+        has_ended: Whether nothing of it is left to do.
     """
     run = shlex.quote(shown_path(run_path))
-    lines = [f"done in {duration(seconds)}"]
+    lines = [f"{'done in' if has_ended else 'stopped after'} {duration(seconds)}"]
     if best:
         named = ", ".join(f"{name} {number(value)}" for name, value in best.items())
         when = f" after {best_at}" if best_at else ""

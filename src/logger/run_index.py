@@ -245,6 +245,6 @@ def _end_and_time(log: str, is_complete: bool) -> tuple[str, float | None]:
         if message.startswith("stopping:"):
             is_complete = True  # by patience, or a hook: as the config had it
             is_pruned = message.startswith("stopping: pruned")
-        elif message.startswith("done in "):
+        elif message.startswith(("done in ", "stopped after ")):
             end = "pruned" if is_pruned else "finished" if is_complete else "stopped"
     return end, None if first is None or last is None else seconds + (last - first).total_seconds()

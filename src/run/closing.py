@@ -33,6 +33,12 @@ def next_commands(run_path: Path, config: Config, parts: Iterable[str]) -> list[
     return commands
 
 
+def resume_command(run_path: Path) -> str:
+    """Return the command that goes on with a run."""
+    words = ["python", shown_path(PROJECT_ROOT / "train.py"), "-r", shown_path(run_path)]
+    return shlex.join([*words, *trust_needed()])
+
+
 def same_run_command(run_path: Path) -> str:
     """Return the command that makes the run of a folder again, from the config in it."""
     words = ["python", shown_path(PROJECT_ROOT / "train.py"), "-c", shown_path(run_path / "config.yaml")]

@@ -51,7 +51,7 @@ def train(
 
     with lasting_objects():
         from src.config.signatures import check_components
-        from src.run.closing import trust_needed
+        from src.run.closing import next_commands, trust_needed
 
         check_components(config)
         from src.config.changes import check_changes
@@ -90,7 +90,7 @@ def train(
         undo.pop_all()
     if ranks.is_main:
         introduce(config, experiment, trainer, run, command, state, changed)
-    return fit(trainer, run, logger, () if is_one_of_many else what_next(run.path, config, experiment))
+    return fit(trainer, run, logger, () if is_one_of_many else next_commands(run.path, config, experiment.parts))
 
 
 def prepare(config: Config, ranks: Ranks = ALONE) -> torch.device:
@@ -200,13 +200,6 @@ def try_out(
             check_watched(config, experiment, loader.part.name, output)
 
 
-def what_next(run_path: Path, config: Config, experiment: Experiment) -> list[str]:
-    """Return the commands that one may want to type when the run is over."""
-    from src.run.closing import next_commands
-
-    return next_commands(run_path, config, experiment.parts)
-
-
 def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) -> int:
     """Train, say how it ended, and return the exit code. A new run refused before its first step leaves no folder."""
     from src.logger.console import closing_summary
@@ -244,7 +237,16 @@ def fit(trainer: Trainer, run: RunDir, logger: Logger, commands: Sequence[str]) 
     monitor = trainer.monitor
     best = {monitor.name: monitor.best} if monitor.name and monitor.best is not None else None
     seconds = time.perf_counter() - started_s
-    log.info("%s", closing_summary(run.path, seconds=seconds, best=best, best_at=monitor.best_at, commands=commands))
+    if trainer.signal and commands:
+        from src.run.closing import resume_command
+
+        commands = [resume_command(run.path), *commands]
+    log.info(
+        "%s",
+        closing_summary(
+            run.path, seconds=seconds, best=best, best_at=monitor.best_at, commands=commands, has_ended=code == 0
+        ),
+    )
     return code
 
 

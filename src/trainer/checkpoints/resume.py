@@ -79,6 +79,9 @@ def open_checkpoint(path: Path, which: str = "last") -> tuple[Path, dict[str, An
         _warn_of_others(path)
         return run_dir, _checked(state, folder)
     path = folder / (which if which.endswith(".pt") else f"{which}.pt")
+    if not path.exists():
+        there = ", ".join(sorted(each.stem for each in folder.glob("*.pt")))
+        raise CheckpointError(f"{shown_path(run_dir)}: has no checkpoint {which!r}; there are {there or 'none'}")
     _warn_of_others(path)
     return run_dir, _checked(load_checkpoint(path), path)
 
