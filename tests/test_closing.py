@@ -133,6 +133,7 @@ def test_a_run_that_was_stopped_says_so_and_how_to_go_on(tmp_path: Path, capsys:
     [
         (["--split", "vla"], r"--split vla: this run has the parts train, val; did you mean val\?"),
         (["--split", "val", "--checkpoint", "bst"], "has no checkpoint 'bst'; there are best, last, step-00000001"),
+        (["data.split.groups=nix"], r"^command line #1 data.split.groups: .* no attribute 'nix'"),
         (["--splt", "val"], r"unrecognized arguments: --splt; did you mean --split\?"),
     ],
 )

@@ -19,6 +19,7 @@ from torch import nn
 from src.config.build import build, build_dataset
 from src.config.load import config_from_dict
 from src.config.loaders import evaluation_loader
+from src.config.mistakes import placed
 from src.config.registry import find, trust, use_folder, use_recorded_folder, vouched_for
 from src.config.settings import Component
 from src.config.signatures import check_components
@@ -95,7 +96,7 @@ class SavedRun:
     @cached_property
     def experiment(self) -> Experiment:
         """The run's data, task and metrics, and its model with the trained weights."""
-        with forked_rng(self.config.seed):
+        with forked_rng(self.config.seed), placed(self.config.places):
             experiment = build_experiment(self.config, self.device, self.state["data"])
         load_weights(experiment.model, best_weights(self.state), shown_path(self.path))
         split = self.config.data.split
