@@ -12,15 +12,12 @@ cut by an override that is appended.
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import os
 import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -66,9 +63,8 @@ def commands(block: Block) -> list[str]:
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a line as a shell would, with `python` being this one, and what it prints on a terminal of 100 columns."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     screen, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     with ThreadPoolExecutor(1) as pool, os.fdopen(screen, "rb", buffering=0) as reader:
         shown = pool.submit(read_all, reader)
         try:
