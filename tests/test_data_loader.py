@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
 import signal
 import subprocess
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -265,6 +267,20 @@ def test_drawing_between_batches_does_not_change_them() -> None:
 def test_workers_started_anew_by_spawn_read_the_same() -> None:
     of = loader(Rows(noisy=True), num_workers=1, multiprocessing_context="spawn")
     assert same(epochs(of, (0,)), epochs(loader(Rows(noisy=True)), (0,)))
+
+
+def test_workers_of_a_loader_that_nobody_uses_end_without_being_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave() -> None:
+        left: Any = loader(Rows(), num_workers=2)
+        epochs(left, (0,))
+        left.itself = left  # as a trainer and its parts refer to each other
+
+    leave()
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 3600)  # how long torch waits for a worker
+    collected = threading.Thread(target=gc.collect, daemon=True)
+    collected.start()
+    collected.join(120)
+    assert not collected.is_alive()
 
 
 def test_an_epoch_left_early_does_not_disturb_the_next() -> None:

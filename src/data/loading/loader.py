@@ -20,6 +20,7 @@ from src.data.loading.worker import (
     PartReader,
     WorkerLoader,
     WorkerStart,
+    end_with,
     end_workers,
     identity,
     starting_workers,
@@ -237,6 +238,7 @@ class Loader:
     def _through_torch(self, epoch: int, start: int, seen: int) -> Iterator[Any]:
         if self._torch_loader is None:
             self._torch_loader = self._make_torch_loader()
+            end_with(self, self._torch_loader)
         skipped = 0
         if self._keys is not None:
             self._keys.position = (epoch, start, seen)

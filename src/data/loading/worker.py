@@ -16,6 +16,7 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -232,6 +233,21 @@ def end_workers(batches: Any) -> None:
         process.kill()
     if workers:
         batches._shutdown_workers()  # else torch reports their deaths later
+
+
+def end_with(owner: object, loader: DataLoader[Any]) -> None:
+    """End the workers of `loader` when nobody uses `owner` any more.
+
+    As garbage in a cycle, torch's own pipes may be closed before its message to the workers is sent; it then waits 5 s
+    for each of them.
+    """
+    finalize(owner, _let_go, loader, os.getpid())
+
+
+def _let_go(loader: DataLoader[Any], starter: int) -> None:
+    batches: Any = loader._iterator
+    if os.getpid() == starter and batches is not None:  # a worker has them all from its parent
+        batches._shutdown_workers()
 
 
 def worker_error(
