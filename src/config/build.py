@@ -72,9 +72,8 @@ def build(
         raise type(error)(_with_key(str(error), component)) from error
     except Exception as error:
         text = next(iter(str(error).splitlines()), "").removesuffix(", but expected one of:")  # torch lists overloads
-        message = f"{type(error).__name__}: {text}{own_line(error, ('src/config/build.py',))}"
-        if isinstance(error, ValueError) and text:
-            message = text
+        is_told = isinstance(error, ValueError) and text
+        message = text if is_told else f"{type(error).__name__}: {text}{own_line(error, ('src/config/build.py',))}"
         chosen = DataError if kind == "data" and isinstance(error, OSError) else ConfigError
         raise chosen(f"{kind} {component.type}(...): {message}{_written_at(component)}") from error
 

@@ -105,9 +105,10 @@ class Console(Hook):
             self.held.tell(partial(self.lines.line, values, trainer.progress.step, whole, trainer.is_best))
         now, seen = (time.perf_counter(), trainer.progress.samples), self._seen
         if not self.bar.disable and (now[0] - seen[0] > BAR_EVERY_S or not self.bar.postfix):
-            speed = (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)
-            of_epoch = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
-            of_bar = {**values, "samples_per_s": speed} if epoch is None else of_epoch
+            if epoch is None:
+                of_bar = {**values, "samples_per_s": (now[1] - seen[1]) / max(now[0] - seen[0], 1e-9)}
+            else:
+                of_bar = {name: value for name, value in values.items() if name.startswith(OF_BAR)}
             self.bar.set_postfix_str(bar_text(of_bar), refresh=False)
             self._seen = now
 
