@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from src.data.loading.loader import Loader
 from src.trainer.compile_settings import CompileSettings
+from src.trainer.compiled_call import CompiledCall
 from src.trainer.faults.out_of_memory import is_out_of_memory
 from src.trainer.optimizers import drop_gradients
 from src.trainer.settings import TrainerSettings
@@ -105,7 +106,8 @@ class CompiledStep(Step):
             args["options"] = {"guard_filter_fn": can_change, "size_asserts": False}
         self._is_replayed = args["mode"] in GRAPH_MODES and self.device.type == "cuda"
         torch._dynamo.config.trace_autograd_ops = True
-        self._graph: Any = torch.compile(self._differentiate(model), **args)
+        compile_step: Any = torch.compile if self._is_replayed else CompiledCall
+        self._graph = compile_step(self._differentiate(model), **args)
         return self._update_in_one, self._update_in_one
 
     def _differentiate(self, model: nn.Module) -> Any:

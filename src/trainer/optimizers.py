@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +28,11 @@ def drop_gradients(optimizers: Mapping[str, Optimizer]) -> None:
 
 
 def apply_gradients(optimizer: Optimizer) -> None:
-    """Do what `step` does, without the profiler's record, which takes as long as the update of a small model.
+    """Do what `step` does, without the profiler's record and the marks for the compiler around it.
 
-    Torch puts record and hooks around the `step` of every class. Where nobody watches, what is inside is called.
+    These take as long as the update of a small model. Torch puts record and hooks around the `step` of every class, and
+    most of its own turn gradients off inside, with marks for a compiler that is not at work here. Where nobody watches,
+    what is inside is called.
     """
     step = type(optimizer).step
     if (
@@ -42,8 +45,13 @@ def apply_gradients(optimizer: Optimizer) -> None:
         or torch.autograd.profiler._is_profiler_enabled
     ):
         optimizer.step()
-    else:
-        step.__wrapped__(optimizer)  # type: ignore[attr-defined]
+        return
+    update: Any = step.__wrapped__  # type: ignore[attr-defined]
+    if getattr(update, "__code__", None) is not _WITHOUT_GRADIENTS or optimizer.defaults["differentiable"]:
+        update(optimizer)
+        return
+    with torch.no_grad():
+        update.__wrapped__(optimizer)
 
 
 def has_gradients(optimizer: Optimizer) -> bool:
@@ -52,3 +60,4 @@ def has_gradients(optimizer: Optimizer) -> bool:
 
 
 _AROUND_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
+_WITHOUT_GRADIENTS = torch_optimizer._use_grad_for_differentiable(lambda optimizer: None).__code__
