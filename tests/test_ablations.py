@@ -79,8 +79,8 @@ def forget_position(trainer: Trainer, fresh: dict[str, Any]) -> None:
     trainer.progress.batch = 0
 
 
-def order_of_global_stream(order: Any, epoch: int) -> torch.Generator:
-    return torch.default_generator
+def order_of_global_stream(order: Any, epoch: int, num_rows: int) -> Tensor:
+    return torch.randperm(num_rows)
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def test_a_forgotten_position_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_order_drawn_from_the_global_stream_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.data.loading.order.RowOrder, "_generator", order_of_global_stream)
+    monkeypatch.setattr(src.data.loading.order.RowOrder, "_shuffled", order_of_global_stream)
     assert "model" in differences(tmp_path, keep_all, num_workers=0)
 
 

@@ -18,6 +18,7 @@ from src.data.settings import LoaderSettings
 from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.compile_settings import CompileSettings
 from src.trainer.compiled import MAX_REPLAYED, can_change, choose_mode, compiler_args
+from src.trainer.compiled_call import CompiledCall
 from src.trainer.hooks import Hook
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
@@ -170,6 +171,51 @@ def test_a_compiled_step_notices_all_that_a_model_reads_and_a_run_may_change(mon
     assert torch.equal(compiled(inputs), model(inputs))
     model.register_forward_hook(lambda module, args, output: output + 1)
     assert torch.equal(compiled(inputs), model(inputs))
+
+
+def test_a_compiled_call_asks_torch_when_something_has_changed_and_only_then() -> None:
+    class Raised(nn.Linear):
+        power = 1
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.pow(self.bent(super().forward(inputs)), self.power)  # type: ignore[operator]
+
+    model, asked = Raised(2, 2), []
+    model.bent = torch.tanh  # type: ignore[assignment]
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        return model(batch) + 1  # type: ignore[no-any-return]
+
+    call = CompiledCall(step, backend="aot_eager", fullgraph=True, dynamic=False)
+    ask_torch = call._compiled
+    call._compiled = lambda batch: (asked.append(len(batch)), ask_torch(batch))[1]  # type: ignore[func-returns-value]
+
+    def give(num_rows: int) -> int:
+        batch = torch.randn(num_rows, 2)
+        assert torch.equal(call(batch), step(batch))
+        return len(asked)
+
+    assert [give(3), give(3), give(2), give(3), give(2)] == [1, 1, 2, 2, 2]
+    model.power = 2
+    assert [give(3), give(3)] == [3, 3]
+    for count, factor in enumerate((2.0, 3.0, 4.0), 4):  # a new function may lie where the one before lay
+        model.bent = lambda inputs, factor=factor: inputs * factor  # type: ignore[assignment, misc]
+        assert [give(3), give(3)] == [count, count]
+    model.requires_grad_(False)
+    assert [give(3), give(3)] == [7, 7]
+    torch._dynamo.reset()
+    assert [give(3), give(3)] == [8, 8]
+
+
+def test_an_error_in_a_compiled_call_is_that_of_torch_and_leaves_it_usable() -> None:
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        return batch @ torch.ones(2, 2)
+
+    call = CompiledCall(step, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        assert torch.equal(call(torch.ones(1, 2)), torch.full((1, 2), 2.0))
+        with pytest.raises(torch._dynamo.exc.TorchRuntimeError):
+            call(torch.ones(1, 3))
 
 
 def test_graphs_are_chosen_for_small_models_whose_batches_have_one_size() -> None:

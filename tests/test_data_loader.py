@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, get_worker_info
 
 from src.data.loading.loader import Loader
+from src.data.loading.order import RowOrder
 from src.data.loading.permutation import Permutation
-from src.data.parts.part import Part
+from src.data.parts.part import ORDER_STREAM, Part
 from src.data.settings import LoaderSettings
 from src.utils.command import exit_code, shortage
 from src.utils.errors import ConfigError, DataError, ResourceError, WorkerError
@@ -199,6 +200,19 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert not same(first[:6], first[6:])
     other = Loader(Part("train", Rows()), LoaderSettings(batch_size=4), shuffle=True, seed=8)
     assert not same(first[:6], list(other.batches(0)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5000), st.lists(st.integers(0, 200), min_size=1, max_size=5))
+def test_an_order_is_a_permutation_of_torch_seeded_by_the_epoch_whatever_was_drawn_with_it(
+    num_rows: int, asked: list[int]
+) -> None:
+    part = Part("train", TensorDataset(torch.arange(num_rows)))
+    order = RowOrder(part, LoaderSettings(), batch_size=num_rows, shuffle=True, seed=7)
+    for epoch in asked:
+        generator = torch.Generator().manual_seed(mix_seed(ORDER_STREAM, 7, epoch))
+        (rows,) = order.batches(epoch, 0)
+        assert torch.equal(rows, torch.randperm(num_rows, generator=generator))
 
 
 def test_without_shuffling_rows_come_in_order() -> None:

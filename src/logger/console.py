@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,9 @@ from src.utils.secrets import masked_text
 LOG = logging.getLogger("src")
 """Parent of the loggers of all rooms; entry scripts write to it."""
 
+TOGETHER = "lines_with_times"
+"""What a record has that holds several lines: each with its time, in seconds since 1970."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -29,13 +34,32 @@ class PlainFormatter(logging.Formatter):
     is_timed = False
     """Whether a line begins with the seconds since the program did."""
 
+    _stamp = (0, "")  # the second of the newest line, as a number and in words
+
     def format(self, record: logging.LogRecord) -> str:
-        text = _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], masked_text(super().format(record)))
+        together, record = getattr(record, TOGETHER, None), copy.copy(record)
+        texts = [self._line(record)] if together is None else [self._line_at(record, *each) for each in together]
+        return _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], masked_text("\n".join(texts)))
+
+    def _line_at(self, record: logging.LogRecord, at: float, text: str) -> str:
+        record.relativeCreated += (at - record.created) * 1000
+        record.created, record.msecs, record.args = at, at % 1 * 1000 // 1, (text,)
+        return self._line(record)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
         if record.levelno >= logging.WARNING and self._fmt == "%(message)s":
             text = f"{record.levelname.lower()}: {text}"
         if self.is_timed:
             text = f"{record.relativeCreated / 1000:6.2f} s  {text}"
         return text.replace("\n", "\n  ")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Return what `logging` does; words for a second are made once."""
+        second = int(record.created)
+        if second != self._stamp[0]:
+            self._stamp = second, time.strftime(datefmt or self.default_time_format, self.converter(second))
+        return f"{self._stamp[1]},{record.msecs:03.0f}"
 
 
 class ConsoleHandler(logging.Handler):

@@ -18,16 +18,21 @@ from src.utils.whole_file import write_file
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-@lru_cache(maxsize=4096)
-def _column(name: str) -> str:
-    return _CONTROL.sub("?", name)
+@lru_cache(maxsize=1024)
+def _columns(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The column of each value, empty for durations; None for the numbers of single steps."""
+    if any(name.startswith("step/") for name in names):
+        return None
+    return tuple("" if name.startswith("time/") else _CONTROL.sub("?", name) for name in names)
 
 
 def _cells(values: Mapping[str, float], step: int, epoch: int | None) -> dict[str, str]:
-    cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step)}
-    for name, value in values.items():
-        if not name.startswith("time/"):
-            cells[_column(name)] = repr(value)
+    columns = _columns(tuple(values))
+    if columns is None:
+        return {}
+    cells = {"epoch": "" if epoch is None else str(epoch), "step": str(step), "": ""}
+    cells.update(zip(columns, map(repr, values.values()), strict=True))
+    del cells[""]
     return cells
 
 
@@ -55,7 +60,7 @@ class CSVFile(Sink):
         """Write the rows that wait, and rewrite the file first when they have a new name."""
         self._flushed_at = time.monotonic()
         waiting, self._waiting = self._waiting, []
-        added = [_cells(*each) for each in waiting if not any(name.startswith("step/") for name in each[0])]
+        added = list(filter(None, (_cells(*each) for each in waiting)))
         if not added:
             return
         new = dict.fromkeys(name for cells in added for name in cells if name not in self._columns)

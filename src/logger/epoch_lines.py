@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 
 from src.logger.console import number, shown
 
@@ -92,12 +93,13 @@ class EpochLines:
         if before is None or value == before or value != value or before != before:
             return " "
         has_risen = value > before
-        if name == self._monitored:
-            should_rise = self._mode == "max"
-        elif _SHOULD_FALL.search(name):
-            should_rise = False
-        elif _SHOULD_RISE.search(name):
-            should_rise = True
-        else:
+        should_rise = self._mode == "max" if name == self._monitored else _should_rise(name)
+        if should_rise is None:
             return "↑" if has_risen else "↓"
         return ("▲" if has_risen else "▼") if has_risen == should_rise else ("△" if has_risen else "▽")
+
+
+@lru_cache(maxsize=1024)
+def _should_rise(name: str) -> bool | None:
+    """Say which way is better for a value of this name; None where nobody said."""
+    return False if _SHOULD_FALL.search(name) else True if _SHOULD_RISE.search(name) else None

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
-from src.logger.console import bar_aside
+from src.logger.console import TOGETHER
 
 HELD_S = 0.1
 """A line is told at once if none was told for so long, and after this otherwise."""
@@ -51,12 +51,11 @@ class HeldLines(logging.Handler):
         lines, self.lines = self.lines, []
         if not lines or os.getpid() != self._process:
             return
-        with bar_aside():
-            for at, line in lines:
-                record = self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, "%s", (line(),), None)
-                record.relativeCreated -= (record.created - at) * 1000
-                record.created, record.msecs = at, at % 1 * 1000 // 1
-                self._log.handle(record)
+        made = {TOGETHER: [(at, line()) for at, line in lines]}
+        text = "\n".join(line for _, line in made[TOGETHER])
+        self._log.handle(
+            self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, "%s", (text,), None, extra=made)
+        )
         self._told_s = time.monotonic()
 
     def close(self) -> None:

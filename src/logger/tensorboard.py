@@ -67,17 +67,20 @@ class TensorBoard(Sink):
             self.flush()
 
     def _write_scalars(self, at: float, values: Mapping[str, float], step: int, epoch: int | None) -> None:
-        is_of_step = any(name.startswith("step/") for name in values)
-        if epoch is not None and not is_of_step:
-            values = {**values, "time/epoch": epoch}
-        names = tuple(values)
-        is_new = names not in self._events
-        if is_new:
-            self._events[names] = ScalarEvents(names)
-        for part, event in self._events[names].pack(at, step, list(values.values())):
-            self._file(part).write(event)
-        if is_new and not is_of_step:
-            self._lay_out(names)
+        numbers, names = [*values.values(), epoch or 0], (*values, "" if epoch is None else "time/epoch")
+        event = self._events.get(names)
+        if event is None:
+            event = self._events[names] = self._event_of(names)
+        for part, packed in event.pack(at, step, numbers):
+            self._file(part).write(packed)
+
+    def _event_of(self, names: tuple[str, ...]) -> ScalarEvents:
+        """The event of values of these names, and of the epoch as the last, if there is one."""
+        is_of_step = any(name.startswith("step/") for name in names)
+        shown = names if names[-1] and not is_of_step else names[:-1]
+        if not is_of_step:
+            self._lay_out(shown)
+        return ScalarEvents(shown)
 
     def text(self, tag: str, text: str) -> None:
         """Write Markdown for the tab Text."""

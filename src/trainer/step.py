@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from src.trainer.backward import backward
 from src.trainer.checkpoints.memory import Progress
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.evaluate import autocast
@@ -99,7 +100,7 @@ class Step:
             output = self.task.step(self.forward, batch)
             self.take(output, batch)
             num_taken = 1
-            output.loss.backward()  # type: ignore[no-untyped-call]
+            backward(output.loss)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

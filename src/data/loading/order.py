@@ -19,6 +19,9 @@ from src.utils.seed import counted_seed, forked_rng, rng_state, set_rng_state
 
 MAX_DRAWN_ROWS = 1 << 22
 """Up to so many rows `torch.randperm` shuffles: 32 MiB, 0.1 s an epoch. Longer orders are computed batch by batch."""
+ORDERS_AT_ONCE, ROWS_AT_ONCE = 64, 4096
+"""Orders of few rows are drawn for so many epochs at once, or so many rows: one by itself, between a step and the next,
+takes three times as long."""
 MakeSampler = Callable[[Part, Generator], Iterable[Any]]
 """Makes the sampler of one epoch from the part and a generator seeded by (seed, epoch)."""
 
@@ -54,6 +57,7 @@ class RowOrder:
         self.make_sampler = batch_sampler or sampler
         self.yields_batches = batch_sampler is not None
         self._drawing = Generator()  # seeded anew for each order
+        self._orders: dict[tuple[int, int], Tensor] = {}  # by rows and epoch
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch; a `TypeError` says that the sampler has no length."""
@@ -79,15 +83,25 @@ class RowOrder:
         size = self.batch_size * at_once
         for first in range(start * self.batch_size, end, size):
             last = min(first + size, end)
-            yield torch.arange(first, last) if order is None else order[first:last]
+            if isinstance(order, Tensor) and last - first == num_rows:
+                yield order
+            else:
+                yield torch.arange(first, last) if order is None else order[first:last]
 
     def _shuffled(self, epoch: int, num_rows: int) -> Tensor | Permutation:
         if num_rows > MAX_DRAWN_ROWS:
             return Permutation(num_rows, counted_seed(ORDER_STREAM, self.seed, epoch))
-        return torch.randperm(num_rows, generator=self._generator(epoch))
+        num_orders = min(ORDERS_AT_ONCE, ROWS_AT_ONCE // max(1, num_rows))
+        if num_orders <= 1:
+            return self._draw(epoch, num_rows)
+        if (num_rows, epoch) not in self._orders:
+            epochs = range(epoch, epoch + num_orders)
+            self._orders = {(num_rows, each): self._draw(each, num_rows) for each in epochs}
+        return self._orders[num_rows, epoch]
 
-    def _generator(self, epoch: int) -> Generator:
-        return self._drawing.manual_seed(counted_seed(ORDER_STREAM, self.seed, epoch))
+    def _draw(self, epoch: int, num_rows: int) -> Tensor:
+        self._drawing.manual_seed(counted_seed(ORDER_STREAM, self.seed, epoch))
+        return torch.randperm(num_rows, generator=self._drawing)
 
     def _sampler(self, epoch: int) -> Iterable[Any]:
         assert self.make_sampler is not None
