@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
 from src.trainer.checkpoints.resume import open_checkpoint
+from src.trainer.hooks import Hook
+from src.trainer.trainer import Trainer
 from src.utils.errors import CheckpointError
 from tests.trainer_kit import assert_same_weights, make_trainer, weights
 
@@ -92,6 +95,22 @@ def test_patience_goes_on_counting_after_a_resume(tmp_path: Path) -> None:
     assert stopping_epoch([10, 15, 22], tmp_path / "b") == 4
 
 
+def test_an_epoch_of_which_only_the_end_was_left_logs_no_speed(tmp_path: Path) -> None:
+    class Speeds(Hook):
+        of: dict[int, float | None] = {}
+
+        def on_log(self, trainer: Trainer, values: Mapping[str, float], epoch: int | None = None) -> None:
+            if epoch is not None:
+                self.of[epoch] = values.get("time/samples_per_s")
+
+    make_trainer(tmp_path, kill_at=7, epochs=2).fit()  # after the last of the first pass's batches
+    trainer = make_trainer(tmp_path, epochs=2, hooks=(Speeds(),))
+    trainer.load_state_dict(open_checkpoint(tmp_path)[1])
+    trainer.fit()
+    assert Speeds.of[1] is None
+    assert Speeds.of[2]
+
+
 def test_a_run_that_is_finished_is_left_as_it_is(tmp_path: Path) -> None:
     straight, curve = run_straight(tmp_path / "a")
     trainer = make_trainer(tmp_path / "a")
@@ -119,3 +138,11 @@ def test_a_checkpoint_of_another_model_names_the_differences_and_changes_nothing
     with pytest.raises(CheckpointError, match=r"4.bias is missing there; 0.weight is \[16, 7\] there, \[16, 6\] here"):
         trainer.load_state_dict(state)
     assert_same_weights(before, weights(trainer))
+
+
+def test_a_checkpoint_with_one_difference_says_so(tmp_path: Path) -> None:
+    run_straight(tmp_path, epochs=1)
+    state = open_checkpoint(tmp_path)[1]
+    del state["model"]["4.bias"]
+    with pytest.raises(CheckpointError, match=r"of another model, 1 difference: 4.bias is missing there\. Nothing"):
+        make_trainer().load_state_dict(state)

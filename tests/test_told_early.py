@@ -162,6 +162,26 @@ class Pixels(Rows):
 class Players(Task):
     def update(self, model, batch, optimizers):
         raise AssertionError("never tried")
+
+class Late(Task):
+    # what it carries is not there before the first pass begins
+    def begin(self, part, epoch):
+        self.seen = 0
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+class LatePlayers(Late, Players):
+    pass
+
+class Lost(Late):
+    seen = 0
+
+    def load_state_dict(self, state):
+        self.seen = state["sen"]
 """
 CONFIG = """
 name: told
@@ -321,12 +341,28 @@ def test_what_a_task_of_ones_own_logs_may_be_watched(begin: Callable[..., int]) 
         ({"data": "{type: told.Pixels, split: {val: 10}}"}, r"in float32 and gets uint8; add the transform ToFloat"),
         ({"data": "{type: told.Rows, split: {val: 10, stratify: true}}"}, r"no `targets`; give it that attribute"),
         ({"data": "{type: told.Scored, split: {val: 10}}"}, r"used as dataset: .*; a class with __len__ and"),
+        (
+            {"task": "{type: told.Late, args: {inputs: x, targets: label}}"},
+            r"told.yaml:\d+:\d+ task: Late.state_dict fails: AttributeError: .* 'seen' \(.*told\.py:\d+\); .* `begin`",
+        ),
+        (
+            {
+                "data": "{type: told.Rows}",
+                "task": "{type: told.LatePlayers, args: {inputs: x, targets: label}}",
+            },
+            r"task: LatePlayers.state_dict fails: AttributeError: .* 'seen' \(.*told\.py:\d+\); .* `begin`",
+        ),
+        (
+            {"task": "{type: told.Lost, args: {inputs: x, targets: label}}"},
+            r"task: Lost.load_state_dict fails: KeyError: 'sen' \(.*told\.py:\d+\)",
+        ),
         ({"task": "told.Odder"}, r"task.type: told.Odder cannot be used as task: .*a class derived from Task of"),
     ],
     ids=["term", "task", "schedule", "targets", "targets of own loss", "class", "no class", "tune", "label", "classes",
          "no targets", "update alone", "metric's code", "metric of none", "half a metric", "loss of rows",
          "loss of no tensor", "no return", "no forward", "no task", "no step output", "no weights", "no init",
-         "texts", "double", "bytes", "no classes to stratify by", "no dataset", "no task's class"],
+         "texts", "double", "bytes", "no classes to stratify by", "no dataset", "state made by begin",
+         "the same, update alone", "state not taken back", "no task's class"],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_a_run_begins(
     lines: dict[str, str], message: str, begin: Callable[..., int], tmp_path: Path

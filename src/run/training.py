@@ -175,7 +175,7 @@ def open_folder(path: Path | None, config: Config, ranks: Ranks) -> RunDir:
 def try_out(
     config: Config, experiment: Experiment, device: torch.device, state: dict[str, Any] | None, where: str
 ) -> None:
-    """Find out while there is no folder yet what would stop the run: a batch of each part, and changed data.
+    """Find out while there is no folder yet what would stop the run: changed data, a task's memory, a batch.
 
     Args:
         config: Of the run.
@@ -187,10 +187,12 @@ def try_out(
     from src.data.parts.content import check_same_data
     from src.run.experiment import check_watched
     from src.trainer.evaluate import autocast
+    from src.trainer.rehearsal.first_output import try_memory
     from src.trainer.rehearsal.rehearse import rehearse
 
     if state is not None:
         check_same_data(state.get("parts"), experiment.parts, where)
+    try_memory(experiment.task)
     for loader in [experiment.loaders["train"], *experiment.val_loaders.values()]:
         with autocast(config.trainer.amp_dtype, device)():
             output = rehearse(

@@ -172,8 +172,8 @@ class Trainer:
                 return
         if self.progress.batch == batches_before == 0:
             raise DataError(f"{self.train_loader.part.name}: gave no batch, so there is nothing to train on")
-        rate = (self.progress.samples - samples_before) / (time.perf_counter() - started_s)
-        self._end_epoch({"time/samples_per_s": rate})
+        num_rows, seconds = self.progress.samples - samples_before, time.perf_counter() - started_s
+        self._end_epoch({"time/samples_per_s": num_rows / seconds} if num_rows else {})
 
     def advance(self, num_batches: int) -> None:
         """Count an update made of so many batches, and move on what moves with every step."""

@@ -177,9 +177,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     ]
     if differences:
         shown = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
+        count = f"{len(differences)} difference{'' if len(differences) == 1 else 's'}"
         raise CheckpointError(
-            f"{where}: of another model, {len(differences)} differences: {shown}. Nothing was loaded; "
-            f"use the config it was trained with"
+            f"{where}: of another model, {count}: {shown}. Nothing was loaded; use the config it was trained with"
         )
     model.load_state_dict(weights)
 

@@ -1,7 +1,8 @@
-"""Whether what a task, a loss and metrics give for the first rows is what training can use."""
+"""Whether what a task, a loss and metrics give for the first rows, and what a task carries, serves training."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
@@ -12,12 +13,38 @@ from torch import Tensor
 from src.model.metric import MetricSet
 from src.trainer.criterion import terms_of
 from src.trainer.task import StepOutput, Task
-from src.utils.errors import DataError
+from src.utils.command import shortage
+from src.utils.errors import ConfigError, DataError, KeelError, first_line
+from src.utils.own_line import own_line
 from src.utils.seed import forked_rng
 
 log = logging.getLogger(__name__)
 _OF_CODE = (AttributeError, ImportError, NameError, TypeError)
 """Errors that other rows would not mend."""
+_THIS_FILE = "src/trainer/rehearsal/first_output.py"
+
+
+def try_memory(task: Task) -> None:
+    """Ask a task for what it carries, and give it back, as is done before its first `begin`, too.
+
+    Raises:
+        ConfigError: It fails; names its line.
+    """
+    if not hasattr(task, "state_dict"):
+        return
+    called = "state_dict"
+    try:
+        state = copy.deepcopy(task.state_dict())
+        called = "load_state_dict"
+        task.load_state_dict(state)  # type: ignore[attr-defined]
+    except Exception as error:
+        if isinstance(error, KeelError) or shortage(error):
+            raise
+        reason = f"{type(error).__name__}: {first_line(error)}{own_line(error, (_THIS_FILE,))}"
+        raise ConfigError(
+            f"task: {type(task).__name__}.{called} fails: {reason}; it is called before the first `begin`, too: make "
+            "what the task carries in `__init__`, or an attribute of the class"
+        ) from error
 
 
 def check_output(task: Task, part: str, output: object) -> None:
