@@ -17,6 +17,7 @@ from src.config.command_line import Arguments, parse_training
 from src.config.mistakes import placed
 from src.utils.command import run_command
 from src.utils.errors import CheckpointError, ConfigError
+from src.utils.paths import has_checkpoint, project_path
 from src.utils.processes.launched import find_ranks, is_launched
 from src.utils.processes.ranks import ALONE, Ranks
 
@@ -94,7 +95,6 @@ def check_or_train(
 def served(config: Config) -> AbstractContextManager[None]:
     """Return the context in which TensorBoard shows the runs of this name."""
     from src.logger.board import board
-    from src.utils.paths import project_path
 
     return board(project_path(config.trainer.save_dir) / config.name)
 
@@ -136,7 +136,6 @@ def open_run(arguments: Arguments, ranks: Ranks) -> tuple[Config, Path | None, d
         return config, None, None
 
     from src.trainer.checkpoints.resume import newest_run, open_together
-    from src.utils.paths import project_path
 
     if wanted == "auto":
         assert config is not None
@@ -149,13 +148,14 @@ def open_run(arguments: Arguments, ranks: Ranks) -> tuple[Config, Path | None, d
     if config is None:
         use_recorded_folder(state.get("config_folder"))
         trust(arguments.trusted)
-    return config or config_from_dict(state["config"], arguments.overrides, str(run_dir)), run_dir, state
+        config = config_from_dict(state["config"], arguments.overrides, str(run_dir), whole_report=True)
+    return config, run_dir, state
 
 
 def earlier_attempt(ranks: Ranks) -> str | None:
     """Return the run that ranks which have died since had begun and saved; one that was never saved is begun again."""
     run = ranks.recall("run")
-    if run is None or any((Path(run) / "checkpoints").glob("step-*.json")):
+    if run is None or has_checkpoint(Path(run)):
         return run
     if ranks.is_main:
         from src.logger.run_dir import RunDir

@@ -27,6 +27,7 @@ from src.utils.device import find_device
 from src.utils.direct_file import file_checksum
 from src.utils.errors import ConfigError
 from src.utils.torch_version import check_torch
+from tests.commands_kit import called
 from tests.conftest import ROOT
 from tests.test_bad_input import CASES, CATALOGUE, prepare
 from tests.test_promises import DEFINED
@@ -129,6 +130,19 @@ def test_any_damage_is_noticed_wherever_it_is(kind: str, count: int, run: Path) 
 
 
 # --- of another run, another program, or somebody else -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train.py"], ["test.py"], ["predict.py", "--input", "-"], ["export.py", "--weights-only"]],
+    ids=lambda each: each[0],
+)
+def test_all_mistakes_in_what_is_changed_of_a_run_are_told_together(words: list[str], run: Path) -> None:
+    changes = ["model.args.hiden=[5]", "traner.epochs=3"]
+    answer = called(*words, "-r", run, *changes)
+    assert answer.returncode == 2
+    assert re.search(r"#1 model.args.hiden: unknown argument; did you mean `hidden`", answer.stderr)
+    assert re.search(r"#2 traner: unknown key; did you mean `trainer`", answer.stderr)
 
 
 @pytest.mark.parametrize(

@@ -31,16 +31,19 @@ def load_config(path: Path, overrides: Sequence[str] = (), whole_report: bool = 
     return _checked(read_layers(path, overrides, mistakes), mistakes, whole_report)
 
 
-def config_from_dict(values: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "config") -> Config:
+def config_from_dict(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "config", whole_report: bool = False
+) -> Config:
     """Reads a config from plain data, as `Config.as_dict` gives it.
 
     Args:
         values: The sections.
         overrides: `key.path=value` texts that lie over them.
         origin: What messages call the data, e.g. `checkpoint last.pt`.
+        whole_report: As for `load_config`.
     """
     mistakes = Mistakes()
-    return _checked(apply_overrides(_node(values, origin), overrides, mistakes), mistakes)
+    return _checked(apply_overrides(_node(values, origin), overrides, mistakes), mistakes, whole_report)
 
 
 def varied(config: Config, values: Mapping[str, Any], place: str = "variation") -> Config:

@@ -84,7 +84,8 @@ class SavedRun:
         self._rows_then = 0  # of a dataset that has grown since
         use_recorded_folder(self.state.get("config_folder"))
         trust(trusted)
-        self.config = config_from_dict(self.state["config"], overrides, f"checkpoint of {shown_path(self.path)}")
+        where = f"checkpoint of {shown_path(self.path)}"
+        self.config = config_from_dict(self.state["config"], overrides, where, whole_report=True)
         check_components(self.config)
         self.device = find_device(self.config.trainer.device)
 

@@ -13,6 +13,7 @@ from src.logger.run_index import is_running
 from src.run.training import train
 from src.trainer.checkpoints.resume import open_checkpoint
 from src.trainer.hooks import Hook
+from src.utils.paths import has_checkpoint
 
 WAIT_S = 60.0
 """How long an earlier process may take to save and leave the folder."""
@@ -49,7 +50,7 @@ def train_in(
     while is_running(path) and time.monotonic() < deadline:
         time.sleep(0.2)
     state = None
-    if any((path / "checkpoints").glob("step-*.json")):
+    if has_checkpoint(path):
         state = open_checkpoint(path)[1]
     elif not is_running(path):
         for name in ("events", "checkpoints"):

@@ -1,4 +1,4 @@
-"""Paths that mean the same wherever a command is started."""
+"""Paths that mean the same wherever a command is started, and where a run keeps what it goes on from."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def shown_path(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a checkpoint was ever committed to the folder of a run."""
+    return any((run / "checkpoints").glob("step-*.json"))

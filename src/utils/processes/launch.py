@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from src.utils.errors import WorkerError
-from src.utils.paths import shown_path
+from src.utils.paths import has_checkpoint, shown_path
 from src.utils.processes.notes import HEARD
 
 STOPPED = (128 + int(signal.SIGINT), 128 + int(signal.SIGTERM))
@@ -96,8 +96,7 @@ def _whereabouts(rank: int, folder: Path) -> str:
         return ""
     log = notes[-1] / (f"rank{rank}.log" if rank else "log.txt")
     logged = f"its log is {shown_path(log)}" if log.is_file() else "it has logged nothing"
-    has_saved = any((notes[-1] / "checkpoints").glob("step-*.json"))
-    return f"; {logged}" + (f". Go on with -r {shown_path(notes[-1])}" if has_saved else "")
+    return f"; {logged}" + (f". Go on with -r {shown_path(notes[-1])}" if has_checkpoint(notes[-1]) else "")
 
 
 def _silence(name: str) -> None:
