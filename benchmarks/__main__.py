@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import commands, mnist, others, ranks, steps
+from benchmarks import commands, growth, mnist, others, ranks, steps
 from benchmarks.picture import picture
 from benchmarks.timing import Row
 from src.utils.host_memory import keep_freed_memory
@@ -38,6 +38,8 @@ GROUPS = (
     commands.help_seconds,
     commands.structural_check,
     commands.start,
+    growth.rows_of_data,
+    growth.runs_beside,
 )
 
 
@@ -48,7 +50,8 @@ def main() -> None:
     parser.add_argument("--only", help="measure the groups whose name holds this, and write no table of them")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as train.py does; the loops by hand gain from it too
+    keep_freed_memory()  # as train.py does, and the next line too; the loops by hand gain from both
+    gc.freeze()
     rows: list[Row] = []
     for group in GROUPS:
         if options.only is None or options.only in group.__name__:

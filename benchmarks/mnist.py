@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.steps import Case, adam
+from benchmarks.steps import ADAMW, Case
 from benchmarks.timing import Row
 from src.data.idx import IDX, read_idx
 from src.data.parts.part import Part
@@ -115,11 +115,11 @@ def lenet_epoch(rounds: int) -> Iterator[Row]:
         part = Part("train", IDX(str(folder), part="test", download=False), transforms=[Normalize(MEAN, STD)])
         hand = "loop by hand, DataLoader, as torchvision reads: one image of PIL at a time"
         for model, settings, work in (
+            (LeNet, {"channels_last": True}, "LeNet epoch from IDX files, `channels_last` as in `configs/mnist.yaml`"),
             (LeNet, {}, "LeNet epoch from IDX files"),
-            (LeNet, {"channels_last": True}, "LeNet epoch, `channels_last`: other last bits"),
             (TutorialLeNet, {}, "epoch from IDX files of the smaller LeNet of PyTorch's tutorial"),
         ):
-            case = Case(model, nn.CrossEntropyLoss(), adam, part, 128, lambda epoch: by_hand, settings=settings)
+            case = Case(model, nn.CrossEntropyLoss(), ADAMW, part, 128, lambda epoch: by_hand, settings=settings)
             yield case.row(f"{work}, 10,000 images", hand, 0.55, min(rounds, 5))
 
 

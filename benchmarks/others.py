@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.steps import Case, adam, sgd, shuffled, tabular_model
+from benchmarks.steps import ADAMW, SGD, Case, shuffled, tabular_model
 from benchmarks.timing import measured
 from src.data.parts.part import Part
 from src.model.lenet import LeNet
@@ -231,11 +231,11 @@ LOG_NOTHING = ("Fabric", "Ignite", "Accelerate")
 
 def workloads() -> Iterator[tuple[str, list[tuple[Case, Batches]]]]:
     """Yield what is trained, steps of nothing but overhead and of two models of usual size: much of it, and little."""
-    for work, make, criterion, make_optimizer, row_shape, batch_size, num_steps in (
-        ("tiny regression step", lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, (8,), 32, 3000),
-        (LOGGING, lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, (8,), 32, 3000),
-        ("tabular step, batch 1024", tabular_model, nn.MSELoss(), adam, (32,), 1024, 400),
-        ("LeNet step, batch 128", LeNet, nn.CrossEntropyLoss(), adam, (1, 28, 28), 128, 60),
+    for work, make, criterion, optimizer, row_shape, batch_size, num_steps in (
+        ("tiny regression step", lambda: nn.Linear(8, 1), nn.MSELoss(), SGD, (8,), 32, 3000),
+        (LOGGING, lambda: nn.Linear(8, 1), nn.MSELoss(), SGD, (8,), 32, 3000),
+        ("tabular step, batch 1024", tabular_model, nn.MSELoss(), ADAMW, (32,), 1024, 400),
+        ("LeNet step, batch 128", LeNet, nn.CrossEntropyLoss(), ADAMW, (1, 28, 28), 128, 60),
     ):
         pairs = []
         for steps in (num_steps, num_steps // 10):
@@ -244,7 +244,7 @@ def workloads() -> Iterator[tuple[str, list[tuple[Case, Batches]]]]:
             targets = torch.randint(10, (len(inputs),)) if is_image else torch.randn(len(inputs), 1)
             batches = Batches(inputs, targets, batch_size)
             part = Part("train", TensorDataset(inputs, targets))
-            case = Case(make, criterion, make_optimizer, part, batch_size, partial(_batches_of, batches))
+            case = Case(make, criterion, optimizer, part, batch_size, partial(_batches_of, batches))
             pairs.append((case, batches))
         yield work, pairs
 

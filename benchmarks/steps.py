@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.timing import Row, Work, interleave, measured
@@ -27,6 +28,7 @@ from src.model.metric import MetricSet
 from src.model.mlp import MLP
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
+from src.trainer.optimizers import fused
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
@@ -34,6 +36,9 @@ from src.trainer.views import standard_hooks
 
 Batches = Callable[[int], Iterable[Any]]
 """The batches of an epoch, given its number."""
+Recipe = tuple[Callable[..., Optimizer], Mapping[str, Any]]
+SGD: Recipe = (torch.optim.SGD, {"lr": 0.01})
+ADAMW: Recipe = (torch.optim.AdamW, {})
 
 
 class Case:
@@ -42,7 +47,7 @@ class Case:
     Args:
         make_model: Builds the model.
         criterion: The loss.
-        make_optimizer: Builds the optimizer from parameters.
+        optimizer: Its class and arguments; ours updates in one kernel where a config's would.
         part: Data of the trainer.
         batch_size: Rows.
         batches: Batches of the loop written by hand; None takes those of our loader.
@@ -54,7 +59,7 @@ class Case:
         self,
         make_model: Callable[[], nn.Module],
         criterion: nn.Module,
-        make_optimizer: Callable[[Any], torch.optim.Optimizer],
+        optimizer: Recipe,
         part: Part,
         batch_size: int,
         batches: Batches | None = None,
@@ -62,7 +67,7 @@ class Case:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = TrainerSettings(epochs=epochs, **(settings or {}))
-        self.make_model, self.criterion, self.make_optimizer = make_model, criterion, make_optimizer
+        self.make_model, self.criterion, self.optimizer = make_model, criterion, optimizer
         self.loader = Loader(part, LoaderSettings(batch_size=batch_size), shuffle=True, seed=0)
         self.batches = batches or self.loader.batches
         self.epochs = epochs
@@ -104,14 +109,15 @@ class Case:
             finally:
                 logger.close()
 
-    def prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, is_ours: bool = False) -> tuple[nn.Module, Optimizer]:
         """Return a new model and its optimizer, the same at each call."""
         torch.manual_seed(0)
-        model = self.make_model()
-        return model, self.make_optimizer(model.parameters())
+        model, (kind, args) = self.make_model(), self.optimizer
+        way = fused(kind, model.parameters()) if is_ours else {}
+        return model, kind(model.parameters(), **args, **way)
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:
-        model, optimizer = self.prepare()
+        model, optimizer = self.prepare(is_ours=True)
         task, optimizers = Task(self.criterion), {"optimizer": optimizer}
         with measured() as watch:
             Trainer(task, model, self.loader, optimizers, self.settings, logger=logger, hooks=hooks).fit()
@@ -128,7 +134,7 @@ class CompiledCase(Case):
 
     def ours(self) -> float:
         """Train with the trainer, logging off."""
-        model, optimizer = self.prepare()
+        model, optimizer = self.prepare(is_ours=True)
         trainer = Trainer(Task(self.criterion), model, self.loader, {"optimizer": optimizer}, self.settings)
         trainer.step.make([next(iter(self.loader.batches()))])
         with measured() as watch:
@@ -167,16 +173,6 @@ def printing(folder: Path) -> Iterator[None]:
             logging.captureWarnings(False)
 
 
-def sgd(parameters: Any) -> torch.optim.Optimizer:
-    """Return plain gradient descent."""
-    return torch.optim.SGD(parameters, lr=0.01)
-
-
-def adam(parameters: Any) -> torch.optim.Optimizer:
-    """Return AdamW with torch's own defaults."""
-    return torch.optim.AdamW(parameters)
-
-
 def shuffled(inputs: Tensor, targets: Tensor, batch_size: int) -> Batches:
     """Return a good loader written by hand: whole batches picked from tensors by a permutation."""
 
@@ -199,7 +195,7 @@ def tiny_rows(rounds: int) -> Iterator[Row]:
     ):
         inputs, targets = torch.randn(num_rows, 8), torch.randn(num_rows, 1)
         part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
-        case = Case(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, epochs)
+        case = Case(lambda: nn.Linear(8, 1), nn.MSELoss(), SGD, part, 32, batches, epochs)
         yield case.row(f"{work}, logging off", hand, goals[0], rounds)
         yield case.row(f"{work}, TensorBoard, CSV, bar", hand, goals[1], rounds, case.ours_with_defaults)
         if num_rows == 32:
@@ -211,7 +207,7 @@ def tiny_compiled(rounds: int) -> Iterator[Row]:
     torch.manual_seed(0)
     inputs, targets = torch.randn(96_000, 8), torch.randn(96_000, 1)
     part, batches = Part("train", TensorDataset(inputs, targets)), shuffled(inputs, targets, 32)
-    case = CompiledCase(lambda: nn.Linear(8, 1), nn.MSELoss(), sgd, part, 32, batches, settings={"compile": True})
+    case = CompiledCase(lambda: nn.Linear(8, 1), nn.MSELoss(), SGD, part, 32, batches, settings={"compile": True})
     yield case.row("tiny regression step, compiled, logging off", "eager loop by hand, whole batches", 0.6, rounds)
 
 
@@ -219,11 +215,11 @@ def same_loader_rows(rounds: int) -> Iterator[Row]:
     """Models of usual size, on batches from our loader in both loops."""
     hand = "loop by hand, our loader"
     images = TensorDataset(torch.randn(10_240, 1, 28, 28), torch.randint(10, (10_240,)))
-    lenet = Case(LeNet, nn.CrossEntropyLoss(), adam, Part("train", images), 128)
+    lenet = Case(LeNet, nn.CrossEntropyLoss(), ADAMW, Part("train", images), 128)
     yield lenet.row("LeNet step, batch 128", hand, 1.02, min(rounds, 5))
     inputs, targets = torch.randn(204_800, 32), torch.randn(204_800, 1)
     table = Part("train", TensorDataset(inputs, targets))
-    yield Case(tabular_model, nn.MSELoss(), adam, table, 1024).row("tabular step, batch 1024", hand, 1.02, 3 * rounds)
+    yield Case(tabular_model, nn.MSELoss(), ADAMW, table, 1024).row("tabular step, batch 1024", hand, 1.02, 3 * rounds)
 
 
 def tabular_model() -> nn.Module:
@@ -236,7 +232,7 @@ def tabular_epoch(rounds: int) -> Iterator[Row]:
     inputs, targets = torch.randn(1_000_000, 32), torch.randn(1_000_000, 1)
     dataset = TensorDataset(inputs, targets)
     by_hand = DataLoader(dataset, batch_size=1024, shuffle=True)
-    case = Case(tabular_model, nn.MSELoss(), adam, Part("train", dataset), 1024, lambda epoch: by_hand)
+    case = Case(tabular_model, nn.MSELoss(), ADAMW, Part("train", dataset), 1024, lambda epoch: by_hand)
     hand = "loop by hand, DataLoader(TensorDataset)"
     yield case.row("tabular epoch, 1M x 32", hand, 0.43, min(rounds, 3))
 

@@ -135,7 +135,7 @@ class Layered(nn.Module):
         self.register_buffer("noise", torch.randn(9), persistent=False)
         self.register_buffer("count", torch.tensor(7))
         if quirk:
-            self.table = torch.ones(3) if quirk == "loose" else torch.linspace(0, 1, 3).tolist()
+            self.table = torch.ones(3) if quirk == "loose" else torch.ones(3).tolist()  # Transformers patches linspace
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.memory(self.embedding(inputs)[:, None])[0][:, 0] + self.noise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,7 @@ from torch.optim import Optimizer
 
 from src.config.build import build, build_parts, defaults
 from src.config.loaders import training_loader
-from src.config.mistakes import did_you_mean
-from src.config.registry import folder_to_record
+from src.config.registry import find, folder_to_record
 from src.config.settings import Component, Config, LossTerm, ScheduleSettings
 from src.data.loading.loader import Loader
 from src.data.loading.share import Share
@@ -26,18 +24,19 @@ from src.data.parts.part import Part
 from src.data.parts.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
-from src.trainer.checkpoints.memory import TaskMemory
+from src.trainer.checkpoints.memory import HOW, TaskMemory
 from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
+from src.trainer.optimizers import fused
 from src.trainer.parallel.hollow import place_once
 from src.trainer.profile import standard_traces
 from src.trainer.rehearsal.rehearse import size_lazy_layers
 from src.trainer.results.predictions import Meaning
 from src.trainer.schedule import MADE_FOR_A_LENGTH, Schedule, check_ratios, count_steps, run_length
 from src.trainer.step import needs_closure
-from src.trainer.task import StepOutput, Task
+from src.trainer.task import Task
 from src.trainer.trainer import Trainer
 from src.trainer.views import standard_hooks
 from src.utils.errors import ConfigError
@@ -107,7 +106,8 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
     for name, component in named.items():
         suffix = f".{name}" if name else ""
         available = experiment.available
-        optimizer: Optimizer = build("optimizer", component, chosen[name], available=available)
+        way = {} if {*HOW} & {*component.args} else _way(config, component, _parameters(experiment, name))
+        optimizer: Optimizer = build("optimizer", component, chosen[name], available=available, **way)
         scale_rates(optimizer)
         if experiment.freezing.has_phases and needs_closure(optimizer):
             raise ConfigError(
@@ -168,6 +168,13 @@ def _on(criterion: Any, device: torch.device) -> Criterion:
         moved = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in criterion.keywords.items()}
         return partial(criterion.func, *criterion.args, **moved)
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
+
+
+def _way(config: Config, optimizer: Component, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:
+    """Return the argument that says by which of torch's ways an optimizer computes, where the config does not."""
+    if config.trainer.parallel_settings.mode == "fsdp":  # shards have kernels for some of what a fused update takes
+        return {}
+    return fused(find("optimizer", optimizer.type), parameters.values())
 
 
 def _parameters(experiment: Experiment, name: str) -> dict[str, nn.Parameter]:
@@ -246,47 +253,6 @@ def build_trainer(
 def task_memory(task: Any, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """Return the task as part of a checkpoint, if it carries something from batch to batch."""
     return {"task": TaskMemory(task, device, ranks)} if hasattr(task, "state_dict") else {}
-
-
-def check_watched(config: Config, experiment: Experiment, part: str, output: StepOutput) -> None:
-    """Refuse to watch a value of `part` that it does not log, known once a step of the task was tried.
-
-    Raises:
-        ConfigError: Names the key, what is logged, and the nearest.
-    """
-    logged = ["loss", *output.scalars, *config.metrics]
-    schedules = config.lr_scheduler if isinstance(config.lr_scheduler, Mapping) else {"": config.lr_scheduler}
-    compared = None if config.tune is None else config.tune.metric
-    watched = {"trainer.monitor": config.trainer.monitor, "tune.metric": compared}
-    for name, schedule in schedules.items():
-        watched[f"lr_scheduler{name and '.'}{name}.monitor"] = schedule.monitor if schedule else None
-    for key, monitor in watched.items():
-        where, _, value = (monitor or "").rpartition(" ")[2].partition("/")
-        metric, _, row = value.partition("/")
-        if where != part:
-            continue
-        if value not in logged and metric not in logged:
-            close = did_you_mean(value, logged)
-            raise ConfigError(f"{key}: {part} logs no `{value}`{close}; it logs {', '.join(logged)}")
-        rows = _values_of(experiment.metrics, metric, output) if metric in config.metrics else []
-        classes = getattr(experiment.parts["train"].dataset, "class_names", None) or range(len(rows))
-        is_certain = not row or rows == [str(name) for name in classes]  # other names may depend on the rows
-        if rows and row not in rows and is_certain:
-            what = f"there is no `{metric}/{row}`" if row else f"`{metric}` has several values"
-            raise ConfigError(f"{key}: {what}{did_you_mean(row, rows)}; write {metric}/{rows[0]}, for example")
-
-
-def _values_of(metrics: MetricSet, metric: str, output: StepOutput) -> list[str]:
-    """Return the names of a metric's several values; none where it has one, or so few rows do not tell."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of a few rows of one class, say
-            metrics.update(output.outputs, output.targets)
-            names = list(metrics.compute())
-    except Exception:  # any metric of the user's
-        return []
-    finally:
-        metrics.reset()
-    return [name.removeprefix(f"{metric}/") for name in names if name.startswith(f"{metric}/")]
 
 
 def build_sinks(config: Config, run_path: Path) -> list[Any]:

@@ -185,7 +185,7 @@ def try_out(
         where: What messages call the run.
     """
     from src.data.parts.content import check_same_data
-    from src.run.experiment import check_watched
+    from src.run.watched import check_watched
     from src.trainer.evaluate import autocast
     from src.trainer.rehearsal.first_output import try_memory
     from src.trainer.rehearsal.rehearse import rehearse

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers of torch with a kernel for the whole update that takes a quarter of the time. SGD has one, too, but that
+refuses sparse gradients and gains nothing on a CPU."""
+
+
+def fused(kind: object, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
+    """Return the argument that has an optimizer of this kind update in one kernel, if it can; the last bits differ."""
+    if kind not in FUSED:
+        return {}
+    can = all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
+    return {"fused": True} if can else {}
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

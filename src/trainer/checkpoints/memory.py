@@ -25,6 +25,8 @@ YOUNGER_KEYS = ("bad_steps", "micro_batches", "evaluation_pieces", "best_at")
 """The same of what owners hold."""
 ENDS = ("initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum")
 """Where the curves of torch's schedules begin and end, which they write into groups of parameters: the config says."""
+HOW = ("foreach", "fused", "capturable", "differentiable")
+"""By which of torch's ways optimizers compute: the config and the device say, too."""
 MAX_PIECES = 1 << 16
 """Of a batch: more than rows of any."""
 COMPARED = ("progress", "monitor", "scaler")
@@ -89,13 +91,16 @@ class OptimizerMemory:
         if state["type"] != self.kind:
             raise CheckpointError(f"is of {state['type']} there, {self.kind} here")
         groups = [
-            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+            {key: value for key, value in group.items() if key not in ("params", *HOW)}
+            for group in self.optimizer.param_groups
         ]
         check_alike({"param_groups": groups}, state["state"], "state", is_counted=False)
-        ends = [{key: group[key] for key in ENDS if key in group} for group in groups]
-        self.optimizer.load_state_dict(state["state"])
-        for group, own in zip(self.optimizer.param_groups, ends, strict=True):
-            group.update(own)
+        saved, owned = state["state"]["param_groups"], self.optimizer.param_groups
+        hows, ends = ([{key: own[key] for key in keys if key in own} for own in owned] for keys in (HOW, ENDS))
+        groups = [group | how for group, how in zip(saved, hows, strict=True)]
+        self.optimizer.load_state_dict({**state["state"], "param_groups": groups})
+        for group, end in zip(self.optimizer.param_groups, ends, strict=True):
+            group.update(end)
         check_settings(self.optimizer)
         check_moments(self.optimizer)
 
