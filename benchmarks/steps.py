@@ -28,7 +28,7 @@ from src.model.metric import MetricSet
 from src.model.mlp import MLP
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.optimizers import fused
+from src.trainer.optimizers import fastest_way
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
@@ -113,7 +113,7 @@ class Case:
         """Return a new model and its optimizer, the same at each call."""
         torch.manual_seed(0)
         model, (kind, args) = self.make_model(), self.optimizer
-        way = fused(kind, model.parameters()) if is_ours else {}
+        way = fastest_way(kind, model.parameters()) if is_ours else {}
         return model, kind(model.parameters(), **args, **way)
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:

@@ -12,7 +12,7 @@ from torch import nn
 from src.config.load import config_from_dict
 from src.run.experiment import build_experiment, build_optimizers
 from src.trainer.checkpoints.memory import OptimizerMemory
-from src.trainer.optimizers import fused
+from src.trainer.optimizers import fastest_way
 
 CONFIG = {
     "name": "fused",
@@ -34,6 +34,7 @@ CONFIG = {
         ("SGD", {"lr": 0.1}, "auto", None),
         ("SGD", {"lr": 0.1, "fused": True}, "auto", True),
         ("NAdam", {}, "auto", "none of its own"),
+        ("LBFGS", {}, "auto", "none of its own"),
     ],
 )
 def test_adam_updates_in_one_kernel_unless_the_config_says_how(
@@ -48,9 +49,9 @@ def test_adam_updates_in_one_kernel_unless_the_config_says_how(
 
 def test_what_torch_has_no_kernel_for_is_updated_its_own_way() -> None:
     whole, rational = nn.Parameter(torch.zeros(2, dtype=torch.complex64)), nn.Parameter(torch.zeros(2))
-    assert fused(torch.optim.AdamW, [rational]) == {"fused": True}
-    assert fused(torch.optim.AdamW, [rational, whole]) == {}
-    assert fused(torch.optim.AdamW, [nn.Parameter(torch.zeros(2, device="meta"))]) == {}
+    assert fastest_way(torch.optim.AdamW, [rational]) == {"fused": True}
+    assert fastest_way(torch.optim.AdamW, [rational, whole]) == {"foreach": False}
+    assert fastest_way(torch.optim.AdamW, [nn.Parameter(torch.zeros(2, device="meta"))]) == {}
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])

@@ -38,16 +38,20 @@ class PlainFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         together, record = getattr(record, TOGETHER, None), copy.copy(record)
-        texts = [self._line(record)] if together is None else [self._line_at(record, *each) for each in together]
+        if together is None:
+            texts = [self._led(record, super().format(record))]
+        else:
+            texts = [self._line_at(record, *each) for each in together]
         return _CONTROL.sub(lambda sign: repr(sign.group())[1:-1], masked_text("\n".join(texts)))
 
     def _line_at(self, record: logging.LogRecord, at: float, text: str) -> str:
         record.relativeCreated += (at - record.created) * 1000
-        record.created, record.msecs, record.args = at, at % 1 * 1000 // 1, (text,)
-        return self._line(record)
+        record.created, record.msecs, record.message = at, at % 1 * 1000 // 1, text
+        if self.usesTime():
+            record.asctime = self.formatTime(record)
+        return self._led(record, self.formatMessage(record))
 
-    def _line(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+    def _led(self, record: logging.LogRecord, text: str) -> str:
         if record.levelno >= logging.WARNING and self._fmt == "%(message)s":
             text = f"{record.levelname.lower()}: {text}"
         if self.is_timed:

@@ -29,7 +29,7 @@ from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
-from src.trainer.optimizers import fused
+from src.trainer.optimizers import fastest_way
 from src.trainer.parallel.hollow import place_once
 from src.trainer.profile import standard_traces
 from src.trainer.rehearsal.rehearse import size_lazy_layers
@@ -174,7 +174,7 @@ def _way(config: Config, optimizer: Component, parameters: Mapping[str, nn.Param
     """Return the argument that says by which of torch's ways an optimizer computes, where the config does not."""
     if config.trainer.parallel_settings.mode == "fsdp":  # shards have kernels for some of what a fused update takes
         return {}
-    return fused(find("optimizer", optimizer.type), parameters.values())
+    return fastest_way(find("optimizer", optimizer.type), parameters.values())
 
 
 def _parameters(experiment: Experiment, name: str) -> dict[str, nn.Parameter]:

@@ -11,16 +11,20 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
-"""Optimizers of torch with a kernel for the whole update that takes a quarter of the time. SGD has one, too, but that
-refuses sparse gradients and gains nothing on a CPU."""
+"""Optimizers with a kernel for the whole update that takes a quarter of the time. SGD has one, too, but that refuses
+sparse gradients and gains nothing on a CPU."""
 
 
-def fused(kind: object, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
-    """Return the argument that has an optimizer of this kind update in one kernel, if it can; the last bits differ."""
-    if kind not in FUSED:
-        return {}
-    can = all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in parameters)
-    return {"fused": True} if can else {}
+def fastest_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
+    """Return the argument that has an optimizer of torch update in one kernel, where it can; the last bits differ.
+
+    On a CPU the others are told what torch itself would find out anew at each step: one parameter after the other.
+    """
+    given = list(parameters)
+    devices = {parameter.device.type for parameter in given}
+    if kind in FUSED and devices <= {"cpu", "cuda"} and all(parameter.is_floating_point() for parameter in given):
+        return {"fused": True}
+    return {"foreach": False} if devices == {"cpu"} and kind.__module__.startswith("torch.optim.") else {}
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -62,8 +66,12 @@ def apply_gradients(optimizer: Optimizer) -> None:
     if getattr(update, "__code__", None) is not _WITHOUT_GRADIENTS or optimizer.defaults["differentiable"]:
         update(optimizer)
         return
-    with torch.no_grad():
+    was_on = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)  # what `torch.no_grad` does, in a tenth of the time
+    try:
         update.__wrapped__(optimizer)
+    finally:
+        torch._C._set_grad_enabled(was_on)
 
 
 def has_gradients(optimizer: Optimizer) -> bool:
