@@ -19,7 +19,7 @@ test: setup-dev
 	$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m "not ($(LONG))" $(ARGS)
 
 test-full: setup-dev
-	$(VENV_PYTHON) -m pytest $(ARGS)
+	$(VENV_PYTHON) -m pytest -n auto --dist worksteal $(ARGS)
 
 test-gpu: setup-dev
 	$(VENV_PYTHON) -m pytest -m gpu $(ARGS)

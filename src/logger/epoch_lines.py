@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from src.logger.console import number, shown
@@ -40,6 +40,7 @@ class EpochLines:
         self._mode, _, self._monitored = (monitor or "").partition(" ")
         self._before: dict[str, float] = {}
         self._left_out = 0
+        self._layouts: dict[tuple[int, tuple[str, ...]], list[tuple[str, str, bool]]] = {}
         is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._width = shutil.get_terminal_size().columns if is_terminal else MAX_WIDTH
 
@@ -56,30 +57,43 @@ class EpochLines:
         if epoch is not None:
             place = f"epoch {epoch:>{len(str(self._epochs or 999))}}" + (f"/{self._epochs}" if self._epochs else "")
         text = place + self._numbers(values)
-        num_val = sum(name[:3] == "val" for name in values)
-        while num_val and len(text + BEST) > self._width and self._left_out < TOGETHER + num_val:
+        while len(text) + len(BEST) > self._width and self._left_out < _most_left_out(values):
             self._left_out += 1
             text = place + self._numbers(values)
         self._before = dict(values)
         return text + (BEST if is_best else "")
 
     def _numbers(self, values: Mapping[str, float]) -> str:
+        names = tuple(values)
+        layout = self._layouts.get((self._left_out, names))
+        if layout is None:
+            layout = self._layouts[self._left_out, names] = list(self._layout(names))
+        width = 9 if self._left_out < TOGETHER else 6
         words = []
-        part_before = ""
-        gap, width = ("  ", 9) if self._left_out < TOGETHER else (" ", 6)
-        for name in self._kept(values):
-            part, _, rest = name.partition("/")
-            if not rest or part in ("time", "step", "lr"):
-                words.append("  " + shown(name.removeprefix("time/").removeprefix("step/"), values[name]))
-                continue
-            told = f"{rest} {number(values[name]):<{width}}{self._sign(name, values[name])}"
-            words.append(f"  {part + gap if part != part_before else ''}{told}")
-            part_before = part
+        for name, head, is_compared in layout:
+            value = values[name]
+            words.append(
+                f"{head} {number(value):<{width}}{self._sign(name, value)}"
+                if is_compared
+                else f"  {shown(head, value)}"
+            )
         return "".join(words).rstrip()
 
-    def _kept(self, values: Mapping[str, float]) -> list[str]:
+    def _layout(self, names: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
+        """Yield the names that are shown, with what stands before the number, and whether it is compared."""
+        gap = "  " if self._left_out < TOGETHER else " "
+        part_before = ""
+        for name in self._kept(names):
+            part, _, rest = name.partition("/")
+            if not rest or part in ("time", "step", "lr"):
+                yield name, name.removeprefix("time/").removeprefix("step/"), False
+                continue
+            yield name, f"  {part + gap if part != part_before else ''}{rest}", True
+            part_before = part
+
+    def _kept(self, names: Sequence[str]) -> list[str]:
         """Return the names of what is shown, as much as has been left out."""
-        kept = list(values)
+        kept = list(names)
         if self._left_out:
             kept = [name for name in kept if name == "train/loss" or name.partition("/")[0] != "train"]
         if self._left_out > 1:
@@ -103,3 +117,9 @@ class EpochLines:
 def _should_rise(name: str) -> bool | None:
     """Say which way is better for a value of this name; None where nobody said."""
     return False if _SHOULD_FALL.search(name) else True if _SHOULD_RISE.search(name) else None
+
+
+def _most_left_out(values: Mapping[str, float]) -> int:
+    """How often something may be left out: one number after the other goes only from lines with val parts."""
+    num_val = sum(name[:3] == "val" for name in values)
+    return TOGETHER + num_val if num_val else 0

@@ -106,7 +106,7 @@ class CompiledStep(Step):
             args["options"] = {"guard_filter_fn": can_change, "size_asserts": False}
         self._is_replayed = args["mode"] in GRAPH_MODES and self.device.type == "cuda"
         torch._dynamo.config.trace_autograd_ops = True
-        compile_step: Any = torch.compile if self._is_replayed else CompiledCall
+        compile_step: Any = CompiledCall if self.device.type == "cpu" else torch.compile
         self._graph = compile_step(self._differentiate(model), **args)
         return self._update_in_one, self._update_in_one
 

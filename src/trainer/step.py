@@ -186,7 +186,7 @@ class Step:
             self._mark("metrics")
             weights.append(output.weight)
             loss = output.loss if len(pieces) == 1 else shared(output, weights, len(pieces), total)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            backward(self.scaler.scale(loss))
             losses.append(loss.detach())
             self._mark("backward")
         first, count = weights[0], len(weights)
