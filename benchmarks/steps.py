@@ -28,7 +28,7 @@ from src.model.metric import MetricSet
 from src.model.mlp import MLP
 from src.trainer.evaluate import evaluate
 from src.trainer.meters import Meters
-from src.trainer.optimizers import fastest_way
+from src.trainer.optimizers import known_way
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import Task
 from src.trainer.trainer import Trainer
@@ -47,7 +47,7 @@ class Case:
     Args:
         make_model: Builds the model.
         criterion: The loss.
-        optimizer: Its class and arguments; ours updates in one kernel where a config's would.
+        optimizer: Its class and arguments; ours is built as that of a config is.
         part: Data of the trainer.
         batch_size: Rows.
         batches: Batches of the loop written by hand; None takes those of our loader.
@@ -113,7 +113,7 @@ class Case:
         """Return a new model and its optimizer, the same at each call."""
         torch.manual_seed(0)
         model, (kind, args) = self.make_model(), self.optimizer
-        way = fastest_way(kind, model.parameters()) if is_ours else {}
+        way = known_way(kind, model.parameters()) if is_ours else {}
         return model, kind(model.parameters(), **args, **way)
 
     def _train(self, logger: Logger, hooks: list[Any]) -> float:

@@ -1,4 +1,4 @@
-"""Optimizers that update in one kernel: chosen where torch has one, with the numbers of the other way."""
+"""By which of torch's ways optimizers compute: as the config says, on a resume too, and never past a tensor's end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.config.load import config_from_dict
 from src.run.experiment import build_experiment, build_optimizers
 from src.trainer.checkpoints.memory import OptimizerMemory
-from src.trainer.optimizers import fastest_way
+from src.utils.alike import Unlike
 
 CONFIG = {
     "name": "fused",
@@ -20,64 +20,65 @@ CONFIG = {
     "model": {"type": "mlp.MLP", "args": {"in_features": 64, "hidden": [8], "out_features": 10}},
     "loss": "CrossEntropyLoss",
 }
+NOT_THERE = "not there"
 
 
 @pytest.mark.parametrize(
-    ("kind", "args", "mode", "expected"),
+    ("kind", "args", "foreach", "fused"),
     [
-        ("AdamW", {}, "auto", True),
-        ("torch.optim.Adam", {"lr": 0.1}, "auto", True),
-        ("AdamW", {"fused": False}, "auto", False),
-        ("AdamW", {"foreach": True}, "auto", None),
-        ("AdamW", {"capturable": False}, "auto", None),
-        ("AdamW", {}, "fsdp", None),
-        ("SGD", {"lr": 0.1}, "auto", None),
-        ("SGD", {"lr": 0.1, "fused": True}, "auto", True),
-        ("NAdam", {}, "auto", "none of its own"),
-        ("LBFGS", {}, "auto", "none of its own"),
+        ("AdamW", {}, False, None),
+        ("torch.optim.SGD", {"lr": 0.1}, False, None),
+        ("AdamW", {"fused": True}, None, True),
+        ("AdamW", {"foreach": True}, True, None),
+        ("AdamW", {"capturable": False}, None, None),
+        ("NAdam", {}, False, NOT_THERE),
+        ("LBFGS", {}, NOT_THERE, NOT_THERE),
     ],
 )
-def test_adam_updates_in_one_kernel_unless_the_config_says_how(
-    kind: str, args: dict[str, Any], mode: str, expected: Any
+def test_an_optimizer_is_told_what_torch_would_choose_unless_the_config_says_otherwise(
+    kind: str, args: dict[str, Any], foreach: Any, fused: Any
 ) -> None:
-    given = {"optimizer": {"type": kind, "args": args}, "trainer": {"parallel": {"mode": mode}}}
-    config = config_from_dict({**CONFIG, **given})
+    config = config_from_dict({**CONFIG, "optimizer": {"type": kind, "args": args}})
     optimizer = build_optimizers(config, build_experiment(config, torch.device("cpu")))[0]["optimizer"]
-    assert [group.get("fused", "none of its own") for group in optimizer.param_groups] == [expected]
+    found = [(group.get("foreach", NOT_THERE), group.get("fused", NOT_THERE)) for group in optimizer.param_groups]
+    assert found == [(foreach, fused)]
     assert config.optimizer.args == args  # type: ignore[union-attr]
 
 
-def test_what_torch_has_no_kernel_for_is_updated_its_own_way() -> None:
-    whole, rational = nn.Parameter(torch.zeros(2, dtype=torch.complex64)), nn.Parameter(torch.zeros(2))
-    assert fastest_way(torch.optim.AdamW, [rational]) == {"fused": True}
-    assert fastest_way(torch.optim.AdamW, [rational, whole]) == {"foreach": False}
-    assert fastest_way(torch.optim.AdamW, [nn.Parameter(torch.zeros(2, device="meta"))]) == {}
+def made(like: Tensor, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([nn.Parameter(like)], lr=0.01, weight_decay=0.1, fused=fused)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-@pytest.mark.parametrize("ways", [(False, True), (True, False)])
-def test_a_run_goes_on_by_the_way_that_its_config_says_with_the_same_numbers(
-    kind: Any, ways: tuple[bool, bool]
+def trained(optimizer: torch.optim.Optimizer, seed: int) -> Tensor:
+    """Make twenty steps, with gradients that lie in memory as the weights do, as those of a backward pass."""
+    (parameter,) = optimizer.param_groups[0]["params"]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+        optimizer.step()
+    weight: Tensor = parameter.detach()
+    return weight
+
+
+@pytest.mark.parametrize("ways", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("layouts", [(torch.contiguous_format, torch.channels_last), (torch.channels_last,) * 2])
+def test_a_run_goes_on_by_the_way_and_in_the_layout_of_its_config_with_the_same_numbers(
+    ways: tuple[bool, bool], layouts: tuple[torch.memory_format, torch.memory_format]
 ) -> None:
-    def steps(optimizer: torch.optim.Optimizer, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(20):
-            for parameter in optimizer.param_groups[0]["params"]:
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
+    weights = torch.linspace(-1, 1, 5 * 3 * 4 * 4).reshape(5, 3, 4, 4)
+    before = made(weights.clone(memory_format=layouts[0]), ways[0])
+    then = made(trained(before, 0).clone(memory_format=layouts[1]), ways[1])
+    OptimizerMemory(then).load_state_dict(copy.deepcopy(OptimizerMemory(before).state_dict()))
+    assert then.param_groups[0]["fused"] is ways[1]
+    torch.testing.assert_close(trained(then, 1), trained(before, 1))
+    assert not torch.allclose(trained(then, 2), weights)
 
-    first, second = (nn.Parameter(torch.linspace(-1, 1, 1001)) for _ in range(2))
-    before, other = (
-        kind([parameter], lr=0.01, weight_decay=0.1, fused=way)
-        for parameter, way in zip((first, second), ways, strict=True)
-    )
-    steps(before, 0)
-    state = OptimizerMemory(before).state_dict()
-    with torch.no_grad():
-        second.copy_(first)
-    OptimizerMemory(other).load_state_dict(copy.deepcopy(state))
-    assert other.param_groups[0]["fused"] is ways[1]
-    steps(before, 1)
-    steps(other, 1)
-    torch.testing.assert_close(first, second)
-    assert not torch.equal(first, torch.linspace(-1, 1, 1001))
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_moments_of_another_shape_are_refused_before_a_kernel_reads_past_their_end(moment: str) -> None:
+    optimizer = made(torch.zeros(1000, 50), fused=True)
+    trained(optimizer, 0)
+    state = copy.deepcopy(OptimizerMemory(optimizer).state_dict())
+    state["state"]["state"][0][moment] = torch.zeros(3)
+    with pytest.raises(Unlike, match=rf"state\.0\.{moment} is a tensor.*\[3\].*\[1000, 50\]"):
+        OptimizerMemory(optimizer).load_state_dict(state)

@@ -29,7 +29,7 @@ from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
-from src.trainer.optimizers import fastest_way
+from src.trainer.optimizers import known_way
 from src.trainer.parallel.hollow import place_once
 from src.trainer.profile import standard_traces
 from src.trainer.rehearsal.rehearse import size_lazy_layers
@@ -106,7 +106,8 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
     for name, component in named.items():
         suffix = f".{name}" if name else ""
         available = experiment.available
-        way = {} if {*HOW} & {*component.args} else _way(config, component, _parameters(experiment, name))
+        kind, parameters = find("optimizer", component.type), _parameters(experiment, name).values()
+        way = {} if {*HOW} & {*component.args} else known_way(kind, parameters)
         optimizer: Optimizer = build("optimizer", component, chosen[name], available=available, **way)
         scale_rates(optimizer)
         if experiment.freezing.has_phases and needs_closure(optimizer):
@@ -168,13 +169,6 @@ def _on(criterion: Any, device: torch.device) -> Criterion:
         moved = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in criterion.keywords.items()}
         return partial(criterion.func, *criterion.args, **moved)
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
-
-
-def _way(config: Config, optimizer: Component, parameters: Mapping[str, nn.Parameter]) -> dict[str, bool]:
-    """Return the argument that says by which of torch's ways an optimizer computes, where the config does not."""
-    if config.trainer.parallel_settings.mode == "fsdp":  # shards have kernels for some of what a fused update takes
-        return {}
-    return fastest_way(find("optimizer", optimizer.type), parameters.values())
 
 
 def _parameters(experiment: Experiment, name: str) -> dict[str, nn.Parameter]:

@@ -10,21 +10,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-FUSED = (torch.optim.Adam, torch.optim.AdamW)
-"""Optimizers with a kernel for the whole update that takes a quarter of the time. SGD has one, too, but that refuses
-sparse gradients and gains nothing on a CPU."""
 
+def known_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
+    """Return the argument that tells an optimizer of torch on a CPU what it would find out anew at each step.
 
-def fastest_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
-    """Return the argument that has an optimizer of torch update in one kernel, where it can; the last bits differ.
-
-    On a CPU the others are told what torch itself would find out anew at each step: one parameter after the other.
+    That is to update one parameter after the other. One kernel for all (`fused`) must be asked for: on a CPU it takes
+    it on trust that weights, gradients and moments lie in memory alike, and gives wrong numbers where they do not.
     """
-    given = list(parameters)
-    devices = {parameter.device.type for parameter in given}
-    if kind in FUSED and devices <= {"cpu", "cuda"} and all(parameter.is_floating_point() for parameter in given):
-        return {"fused": True}
-    return {"foreach": False} if devices == {"cpu"} and kind.__module__.startswith("torch.optim.") else {}
+    is_on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
+    return {"foreach": False} if is_on_cpu and kind.__module__.startswith("torch.optim.") else {}
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -49,6 +49,8 @@ def check_moments(optimizer: Optimizer) -> None:
             if state is None or type(parameter.data) is not Tensor or "closure" in group:
                 continue
             check_alike({}, state, f"state.{number}")
+            if group.get("fused"):
+                _lay_out(state, parameter, _step(optimizer, group, parameter, {}), f"state.{number}")
             try:
                 _step(optimizer, group, parameter, state)
             except Exception as error:
@@ -58,6 +60,14 @@ def check_moments(optimizer: Optimizer) -> None:
                 if fresh is not None:
                     check_alike(fresh, state, f"state.{number}")
                     raise Unlike(f"state.{number} makes no step: {error}".partition("\n")[0]) from error
+
+
+def _lay_out(state: dict[str, Any], parameter: Tensor, fresh: Mapping[str, Any], where: str) -> None:
+    """Have moments lie in memory as the parameter does: one kernel for all does not look at shapes and strides."""
+    check_alike(fresh, state, where)
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _step(
