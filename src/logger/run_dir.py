@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -203,8 +204,15 @@ def environment(command: Sequence[str], seed: int, threads: int | None) -> dict[
         "platform": platform.platform(),
         "executable": sys.executable,
         "git": git_state(PROJECT_ROOT),
-        "versions": dict(sorted({item.name: item.version for item in distributions() if item.name}.items())),
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Version of each installed package; reading them takes longer than all else a run begins with."""
+    installed = [item.metadata for item in distributions()]  # each look at it parses a file
+    return dict(sorted((each["Name"], each["Version"]) for each in installed if each["Name"]))
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -52,8 +53,9 @@ def trust_needed(is_recorded: bool = True) -> Iterator[str]:
         is_recorded: Leave out the folder if it is one of the project's own: checkpoints say so, configs do not.
     """
     packages, folders = vouched_for()
-    files = [Path(file).resolve() for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))]
-    needed = [f"{shown_path(each)}/" for each in folders if any(file.is_relative_to(each) for file in files)]
+    files = [getattr(module, "__file__", None) for module in [*sys.modules.values()]]
+    homes = [Path(home).resolve() for home in {file.rpartition(os.sep)[0] for file in files if file}]
+    needed = [f"{shown_path(each)}/" for each in folders if any(home.is_relative_to(each) for home in homes)]
     if is_recorded:
         needed = [name for name in needed if not is_own_folder(Path(name).resolve())]
     for name in (*packages, *needed):
