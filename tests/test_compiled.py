@@ -91,8 +91,49 @@ def test_a_step_in_one_graph_gives_the_numbers_of_an_eager_one(task: Task | None
     eager, whole = regression(task, **settings), regression(task, compile=TRACED, **settings)
     assert whole.fit() == pytest.approx(eager.fit(), rel=1e-5)
     assert whole.step.make == whole.step._update_in_one  # type: ignore[attr-defined]
+    assert isinstance(whole.step._graph, CompiledCall) and whole.step._graph._made  # type: ignore[attr-defined]
     for ours, theirs in zip(whole.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+class Turned(nn.Module):
+    """Its weight lies in memory in another order than its axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.mix = nn.Parameter(torch.randn(4, 6, 5).permute(2, 0, 1)), nn.Conv2d(1, 3, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        maps = torch.einsum("bi,kij->bkj", inputs, self.weight)[:, None].transpose(2, 3)
+        return self.mix(maps.contiguous(memory_format=torch.channels_last)).tanh().mean((1, 2, 3))[:, None]
+
+
+def test_gradients_of_a_step_in_one_graph_lie_in_memory_as_the_weights_do() -> None:
+    def trained(fused: bool) -> nn.Module:
+        torch.manual_seed(0)
+        model, part = Turned(), Part("train", TensorDataset(torch.randn(64, 4), torch.randn(64, 1)))
+        loader = Loader(part, LoaderSettings(batch_size=16), shuffle=True, seed=0)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+        Trainer(
+            Task(nn.MSELoss()), model, loader, {"optimizer": optimizer}, TrainerSettings(epochs=2, compile=TRACED)
+        ).fit()
+        return model
+
+    one, each = trained(True), trained(False)
+    for fused, plain in zip(one.parameters(), each.parameters(), strict=True):
+        torch.testing.assert_close(fused, plain)
+        assert fused.grad is not None and fused.grad.stride() == fused.stride()
+
+
+@pytest.mark.parametrize("layer", ["", "body"])
+def test_hooks_that_are_registered_while_a_compiled_run_goes_on_are_called(layer: str) -> None:
+    class Doubles(Hook):
+        def on_epoch_end(self, trainer: Trainer, values: Any) -> None:
+            if trainer.progress.epoch == 1:
+                trainer.model.get_submodule(layer).register_forward_hook(lambda module, args, output: 2 * output)
+
+    compiled, eager = (regression(hooks=[Doubles()], compile=each) for each in (TRACED, False))
+    assert compiled.fit() == pytest.approx(eager.fit(), rel=1e-5)
 
 
 def test_ragged_batches_take_one_more_graph_each_for_training_and_evaluation_and_then_none() -> None:
@@ -205,6 +246,11 @@ def test_a_compiled_call_asks_torch_when_something_has_changed_and_only_then() -
     assert [give(3), give(3)] == [7, 7]
     torch._dynamo.reset()
     assert [give(3), give(3)] == [8, 8]
+    with torch.compiler.set_stance("force_eager"):
+        assert [give(3), give(4)] == [9, 10]
+    with torch.compiler.set_stance("eager_on_recompile"):
+        assert [give(5), give(5), give(5)] == [11, 12, 13]
+    assert [give(3), len(call._made)] == [13, 1]
 
 
 def test_an_error_in_a_compiled_call_is_that_of_torch_and_leaves_it_usable() -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from src.config.load import config_from_dict
 from src.run.experiment import build_experiment, build_optimizers
 from src.trainer.checkpoints.memory import OptimizerMemory
+from src.trainer.optimizers import check_fused
 from src.utils.alike import Unlike
+from src.utils.errors import ConfigError
 
 CONFIG = {
     "name": "fused",
@@ -72,6 +74,28 @@ def test_a_run_goes_on_by_the_way_and_in_the_layout_of_its_config_with_the_same_
     assert then.param_groups[0]["fused"] is ways[1]
     torch.testing.assert_close(trained(then, 1), trained(before, 1))
     assert not torch.allclose(trained(then, 2), weights)
+
+
+def test_a_fused_update_of_weights_with_gaps_is_refused() -> None:
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turned = nn.Parameter(torch.randn(4, 6, 5).permute(2, 0, 1))
+            self.weight = nn.Parameter(torch.randn(8, 6)[:, :3])
+
+    model = Sliced()
+    check_fused(torch.optim.AdamW(model.parameters()), dict(model.named_parameters()))
+    check_fused(torch.optim.AdamW([model.turned], fused=True), dict(model.named_parameters()))
+    with pytest.raises(ConfigError, match=r"optimizer\.args\.fused: weight \[8, 3\] does not lie in memory in one"):
+        check_fused(torch.optim.AdamW(model.parameters(), fused=True), dict(model.named_parameters()))
+
+
+def test_another_number_of_groups_is_told() -> None:
+    one, two = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    state = OptimizerMemory(torch.optim.SGD([one, two], lr=0.1)).state_dict()
+    apart = OptimizerMemory(torch.optim.SGD([{"params": [one]}, {"params": [two]}], lr=0.1))
+    with pytest.raises(Unlike, match="groups of parameters are 1 there, 2 here"):
+        apart.load_state_dict(state)
 
 
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])

@@ -142,6 +142,24 @@ def test_lines_that_come_fast_are_told_together_at_their_own_times_and_nothing_o
     assert [line.split()[1][-3:] for line in lines[:3]] == ["250", "260", "270"]
 
 
+def test_handlers_of_others_get_a_record_for_each_line_at_its_time(
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
+) -> None:
+    setup_console()
+    log, seen = logging.getLogger("src.trainer.hooks"), logging.Handler()
+    records: list[tuple[str, float]] = []
+    seen.emit = lambda record: records.append((record.getMessage(), record.created))  # type: ignore[method-assign]
+    log.addHandler(seen)
+    held = HeldLines(log)
+    for name in ("line0", "line1", "line2"):
+        held.tell(partial(str, name))
+        clock.s += 0.01
+    held.close()
+    log.removeHandler(seen)
+    assert records == [(f"line{number}", 1_000_000.25 + number / 100) for number in range(3)]
+    assert capsys.readouterr().out.split() == ["line0", "line1", "line2"]
+
+
 def test_lines_of_epochs_are_in_the_file_before_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace
 ) -> None:

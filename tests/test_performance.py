@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import TensorDataset
 
 from benchmarks.picture import picture
@@ -324,6 +325,15 @@ def test_applied_gradients_have_the_bits_of_step_and_leave_gradients_switched_on
     assert torch.is_grad_enabled()
 
 
+def test_an_update_that_is_to_be_differentiated_is() -> None:
+    start = torch.zeros((), requires_grad=True)
+    weight = start * 1
+    weight.grad = torch.tensor(3.0)
+    apply_gradients(torch.optim.SGD([weight], lr=1.0, differentiable=True))
+    (slope,) = torch.autograd.grad(weight * 2, start)
+    assert (weight.item(), slope.item()) == (-3.0, 2.0) and "Add" in type(weight.grad_fn).__name__
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_backward_pass_gives_the_bits_of_torchs_own(dtype: torch.dtype) -> None:
     def gradient(run: Callable[[Tensor], Any]) -> Tensor:
@@ -338,13 +348,32 @@ def test_a_backward_pass_gives_the_bits_of_torchs_own(dtype: torch.dtype) -> Non
 
 
 def test_a_loss_that_is_a_weight_itself_has_a_gradient_of_its_own() -> None:
-    first, second = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+    first, second, third = (torch.zeros((), requires_grad=True) for _ in range(3))
     backward(first)
     backward(second)
     assert first.grad is not None and second.grad is not None
     first.grad.mul_(5)
-    backward(third := nn.Parameter(torch.zeros(())))
-    assert [first.grad, second.grad, third.grad] == [5.0, 1.0, 1.0]
+    second.grad.data.mul_(2)
+    with torch.device("meta"):
+        backward(third)
+    assert [first.grad, second.grad, third.grad] == [5.0, 2.0, 1.0]
+
+
+def test_whoever_watches_backward_passes_sees_them(caplog: pytest.LogCaptureFixture) -> None:
+    class Watcher(TorchFunctionMode):
+        seen: list[str] = []
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    loss = nn.Parameter(torch.ones(3)).sum()
+    with Watcher() as watcher:
+        backward(loss)
+    assert "backward" in watcher.seen
+    with caplog.at_level("DEBUG", "torch.autograd.graph"):
+        backward(nn.Parameter(torch.ones(3)).sum())
+    assert "SumBackward" in caplog.text
 
 
 @pytest.mark.parametrize("loss", [torch.zeros(()), torch.zeros(2, requires_grad=True)], ids=["constant", "two"])

@@ -179,8 +179,7 @@ def test_evaluations_within_an_epoch_are_called_by_their_step(caplog: pytest.Log
     with caplog.at_level("INFO", "src"):
         trainer = make_trainer(hooks=(Console(has_bar=False),), epochs=2, max_steps=9, eval_every_steps=4)
         trainer.fit()
-    lines = "\n".join(caplog.messages).splitlines()
-    places = [" ".join(line.split("  train")[0].split()) for line in lines if "train" in line]
+    places = [" ".join(line.split("  train")[0].split()) for line in caplog.messages if "train" in line]
     assert places == ["step 4", "epoch 1/2", "step 8", "step 9"]
     assert trainer.monitor.best_at in ("step 4", "step 8", "step 9")
 

@@ -22,7 +22,7 @@ from src.utils.secrets import masked_text
 LOG = logging.getLogger("src")
 """Parent of the loggers of all rooms; entry scripts write to it."""
 
-TOGETHER = "lines_with_times"
+LINES = "lines_with_times"
 """What a record has that holds several lines: each with its time, in seconds since 1970."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -37,7 +37,7 @@ class PlainFormatter(logging.Formatter):
     _stamp = (0, "")  # the second of the newest line, as a number and in words
 
     def format(self, record: logging.LogRecord) -> str:
-        together, record = getattr(record, TOGETHER, None), copy.copy(record)
+        together, record = getattr(record, LINES, None), copy.copy(record)
         if together is None:
             texts = [self._led(record, super().format(record))]
         else:
@@ -59,10 +59,11 @@ class PlainFormatter(logging.Formatter):
         return text.replace("\n", "\n  ")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        """Return what `logging` does; words for a second are made once."""
+        """Return what `logging` does without a format of dates; the words for a second are made once."""
+        del datefmt
         second = int(record.created)
         if second != self._stamp[0]:
-            self._stamp = second, time.strftime(datefmt or self.default_time_format, self.converter(second))
+            self._stamp = second, time.strftime(self.default_time_format, self.converter(second))
         return f"{self._stamp[1]},{record.msecs:03.0f}"
 
 
@@ -94,20 +95,9 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def bar_aside() -> Iterator[None]:
-    """Let lines be printed where the bar is. A block may hold others: drawing the bar anew takes longer than a line."""
-    if _Bar.is_aside:
-        yield
-        return
+    """Let lines be printed where the bar is. Drawing it anew takes longer than a line."""
     with tqdm.external_write_mode(file=sys.stdout):
-        _Bar.is_aside = True
-        try:
-            yield
-        finally:
-            _Bar.is_aside = False
-
-
-class _Bar:
-    is_aside = False
+        yield
 
 
 def _silence(stream: TextIO) -> None:

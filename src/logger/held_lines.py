@@ -6,9 +6,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from src.logger.console import TOGETHER
+from src.logger.console import LINES, PlainFormatter
 
 HELD_S = 0.1
 """A line is told at once if none was told for so long, and after this otherwise."""
@@ -51,12 +52,26 @@ class HeldLines(logging.Handler):
         lines, self.lines = self.lines, []
         if not lines or os.getpid() != self._process:
             return
-        made = {TOGETHER: [(at, line()) for at, line in lines]}
-        text = "\n".join(line for _, line in made[TOGETHER])
-        self._log.handle(
-            self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, "%s", (text,), None, extra=made)
-        )
+        made = [(at, line()) for at, line in lines]
+        if all(handler is self or isinstance(handler.formatter, PlainFormatter) for handler in self._handlers()):
+            text = "\n".join(line for _, line in made)
+            self._log.handle(self._record(made[0][0], text, {LINES: made}))
+        else:  # whose may take a record for a line
+            for at, text in made:
+                self._log.handle(self._record(at, text))
         self._told_s = time.monotonic()
+
+    def _handlers(self) -> Iterator[logging.Handler]:
+        log: logging.Logger | None = self._log
+        while log is not None:
+            yield from log.handlers
+            log = log.parent if log.propagate else None
+
+    def _record(self, at: float, text: str, extra: dict[str, Any] | None = None) -> logging.LogRecord:
+        record = self._log.makeRecord(self._log.name, logging.INFO, __file__, 0, "%s", (text,), None, extra=extra)
+        record.relativeCreated -= (record.created - at) * 1000
+        record.created, record.msecs = at, at % 1 * 1000 // 1
+        return record
 
     def close(self) -> None:
         """Tell what is held, and stand before the log no more."""

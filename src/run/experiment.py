@@ -29,7 +29,7 @@ from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
 from src.trainer.hooks import Hook
-from src.trainer.optimizers import known_way
+from src.trainer.optimizers import check_fused, known_way
 from src.trainer.parallel.hollow import place_once
 from src.trainer.profile import standard_traces
 from src.trainer.rehearsal.rehearse import size_lazy_layers
@@ -106,9 +106,10 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
     for name, component in named.items():
         suffix = f".{name}" if name else ""
         available = experiment.available
-        kind, parameters = find("optimizer", component.type), _parameters(experiment, name).values()
-        way = {} if {*HOW} & {*component.args} else known_way(kind, parameters)
+        kind, parameters = find("optimizer", component.type), _parameters(experiment, name)
+        way = {} if {*HOW} & {*component.args} else known_way(kind, parameters.values())
         optimizer: Optimizer = build("optimizer", component, chosen[name], available=available, **way)
+        check_fused(optimizer, parameters)
         scale_rates(optimizer)
         if experiment.freezing.has_phases and needs_closure(optimizer):
             raise ConfigError(

@@ -38,6 +38,7 @@ def compiled(model: nn.Module, settings: TrainerSettings, loader: Loader) -> Any
     """
     if not settings.compile:
         return model
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # hooks may be registered, or removed, at any time
     try:
         return torch.compile(model, **compiler_args(settings.compile_settings, loader))
     except torch._dynamo.exc.InvalidBackend as error:
@@ -118,7 +119,7 @@ class CompiledStep(Step):
                 output = task.step(model, batch)
             trained = [parameter for parameter in parameters if parameter.requires_grad]
             found = iter(torch.autograd.grad(output.loss, trained, allow_unused=True))
-            gradients = [next(found) if parameter.requires_grad else None for parameter in parameters]
+            gradients = [_laid_out(next(found), each) if each.requires_grad else None for each in parameters]
             scalars = {name: value.detach() for name, value in output.scalars.items()}
             outputs, targets = _detached(output.outputs), output.targets
             return StepOutput(output.loss.detach(), outputs, targets, output.weight, scalars), gradients
@@ -182,6 +183,13 @@ def _is_lasting(place: str, value: object) -> bool:
     if not isinstance(value, (FunctionType, BuiltinFunctionType, type)):
         return False
     return name == value.__name__ and str(value.__module__).split(".")[0] in ("torch", "builtins")
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """Return a gradient that lies in memory as its parameter does; kernels rely on what a backward pass leaves so."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _detached(value: Any) -> Any:

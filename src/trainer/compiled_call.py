@@ -23,29 +23,35 @@ class CompiledCall:
     """
 
     def __init__(self, function: Callable[[Any], Any], **compiler_args: Any) -> None:
+        from torch._dynamo import eval_frame  # torch imports its compiler when it is asked for
+
         assert isinstance(function, FunctionType) and compiler_args["fullgraph"]
         self._function, self._compiled = function, torch.compile(function, **compiler_args)
         self._argument = function.__code__.co_varnames[0]
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
         self._free = {name: cell.cell_contents for name, cell in cells}
-        self._entries: Any = getattr(torch._C._dynamo.eval_frame, "_debug_get_cache_entry_list", None)
+        self._torch: Any = eval_frame
+        self._shows_guards = hasattr(eval_frame, "_debug_get_cache_entry_list") and hasattr(eval_frame, "_stance")
         self._made: list[tuple[Any, Callable[[Any], Any]]] = []
 
     def __call__(self, argument: Any) -> Any:
+        if not self._shows_guards or self._torch._stance.stance != "default":  # somebody has said how, or not to
+            return self._compiled(argument)
         seen = {self._argument: argument, **self._free}
         for guards, call in self._made:
             if guards.cache_entry is not None and guards.check(seen):  # None once something guarded is gone
                 return call(argument)
         result = self._compiled(argument)
-        if self._entries is not None:
-            self._learn()
+        self._learn(seen)
         return result
 
-    def _learn(self) -> None:
+    def _learn(self, seen: dict[str, Any]) -> None:
         """Take in what has just been used: torch has that in front."""
         self._made = [(guards, call) for guards, call in self._made if guards.cache_entry is not None]
-        for entry in self._entries(self._function.__code__)[:1]:
-            if hasattr(entry.guard_manager, "cache_entry"):
+        for entry in self._torch._debug_get_cache_entry_list(self._function.__code__)[:1]:
+            guards = entry.guard_manager
+            is_known = any(guards is each for each, _ in self._made)
+            if not is_known and getattr(guards, "cache_entry", None) is not None and guards.check(seen):
                 closure, name = self._function.__closure__, self._function.__name__
                 call = FunctionType(entry.code, self._function.__globals__, name, None, closure)
-                self._made.insert(0, (entry.guard_manager, call))
+                self._made.insert(0, (guards, call))

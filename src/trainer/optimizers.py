@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
+from src.utils.errors import ConfigError
+
 
 def known_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
     """Return the argument that tells an optimizer of torch on a CPU what it would find out anew at each step.
@@ -19,6 +21,21 @@ def known_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
     """
     is_on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
     return {"foreach": False} if is_on_cpu and kind.__module__.startswith("torch.optim.") else {}
+
+
+def check_fused(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:
+    """Refuse to update weights with gaps in memory by torch's kernel for the CPU, which would write into the gaps.
+
+    Raises:
+        ConfigError: Names the parameter.
+    """
+    fused = {each for group in optimizer.param_groups if group.get("fused") for each in group["params"]}
+    for name, parameter in named.items():
+        if parameter in fused and parameter.is_cpu and torch.empty_like(parameter).stride() != parameter.stride():
+            raise ConfigError(
+                f"optimizer.args.fused: {name} {list(parameter.shape)} does not lie in memory in one piece; torch's "
+                "kernel for the CPU would give it wrong values; leave fused out, or make the parameter of a copy"
+            )
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

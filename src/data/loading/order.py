@@ -97,7 +97,7 @@ class RowOrder:
         if (num_rows, epoch) not in self._orders:
             epochs = range(epoch, epoch + num_orders)
             self._orders = {(num_rows, each): self._draw(each, num_rows) for each in epochs}
-        return self._orders[num_rows, epoch]
+        return self._orders.pop((num_rows, epoch))  # whoever reads rows may write into their numbers
 
     def _draw(self, epoch: int, num_rows: int) -> Tensor:
         self._drawing.manual_seed(counted_seed(ORDER_STREAM, self.seed, epoch))

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from src.data.loading.loader import Loader
 from src.trainer.checkpoints.resume import load_weights
 from src.trainer.checkpoints.trial import check_moments, check_settings
-from src.utils.alike import check_alike
+from src.utils.alike import Unlike, check_alike
 from src.utils.device import to_device
 from src.utils.errors import CheckpointError, KeelError
 from src.utils.processes.ranks import ALONE, Ranks
@@ -96,6 +96,8 @@ class OptimizerMemory:
         ]
         check_alike({"param_groups": groups}, state["state"], "state", is_counted=False)
         saved, owned = state["state"]["param_groups"], self.optimizer.param_groups
+        if len(saved) != len(owned):
+            raise Unlike(f"groups of parameters are {len(saved)} there, {len(owned)} here")
         hows, ends = ([{key: own[key] for key in keys if key in own} for own in owned] for keys in (HOW, ENDS))
         groups = [group | how for group, how in zip(saved, hows, strict=True)]
         self.optimizer.load_state_dict({**state["state"], "param_groups": groups})
