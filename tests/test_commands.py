@@ -167,7 +167,7 @@ def test_a_run_that_fails_says_what_is_left_of_it(config: Path, tmp_path: Path) 
 
 def test_a_finished_run_goes_on_when_it_is_given_more_epochs(straight: Path, tmp_path: Path) -> None:
     overrides = ["lr_scheduler=null", f"trainer.save_dir={tmp_path}"]
-    assert run("train.py", "-c", straight.parents[1] / "small.yaml", *overrides, "trainer.epochs=1").returncode == 0
+    assert called("train.py", "-c", straight.parents[1] / "small.yaml", *overrides, "trainer.epochs=1").returncode == 0
     found = only_run(tmp_path)
     result = called("train.py", "-r", found, "trainer.epochs=2")
     assert result.returncode == 0, result.stderr

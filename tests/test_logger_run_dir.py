@@ -8,7 +8,6 @@ import re
 import stat
 import subprocess
 import sys
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,13 @@ run = RunDir.open(Path(sys.argv[1]))
 print("locked", flush=True)
 time.sleep(60)
 """
+MAKE_25 = """
+import sys
+from pathlib import Path
+from src.logger.run_dir import RunDir
+for _ in range(25):
+    print(RunDir.create(Path(sys.argv[1]), "x").path)
+"""
 HOLD_WITH_WORKER = """
 import os, sys, time
 from pathlib import Path
@@ -42,13 +48,10 @@ time.sleep(3)
 """
 
 
-def make_25(folder: str) -> list[str]:
-    return [str(RunDir.create(Path(folder), "x").path) for _ in range(25)]
-
-
 def test_100_starts_in_the_same_seconds_get_100_folders(tmp_path: Path) -> None:
-    with get_context("spawn").Pool(4) as pool:
-        paths = [path for made in pool.map(make_25, [str(tmp_path)] * 4) for path in made]
+    command = [sys.executable, "-c", MAKE_25, str(tmp_path)]
+    several = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    paths = [path for each in several for path in each.communicate()[0].splitlines()]
     assert len(set(paths)) == 100 == len(list((tmp_path / "x").iterdir()))
     assert all(re.fullmatch(r"\d{4}_\d{6}(-\d+)?", Path(path).name) for path in paths)
 
