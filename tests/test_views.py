@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -19,16 +18,15 @@ from src.logger.pictures import confusion, labelled
 from src.model.figures import NUM_THRESHOLDS
 from src.model.metric import MetricSet, accuracy, confusion_matrix, pr_curve
 from src.trainer.checkpoints.resume import open_checkpoint
+from tests.commands_kit import called
 from tests.conftest import ROOT
 
 MODEL = "model={type: mlp.MLP, args: {in_features: 64, hidden: [32], out_features: 10, dropout: 0.5}}"
 
 
-def run_training(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "train.py", "-c", "configs/digits.yaml", "trainer.epochs=2", MODEL, *words]
-    return subprocess.run(
-        [*command, "lr_scheduler.warmup_steps=0"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+def run_training(*words: str) -> CompletedProcess[str]:
+    given = ["-c", "configs/digits.yaml", "trainer.epochs=2", "lr_scheduler.warmup_steps=0", MODEL, *words]
+    return called("train.py", *given, cwd=ROOT)
 
 
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(1, 25), st.integers(0, 10**6))
