@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import train
-from src.utils.errors import KeelError
+from src.utils.errors import ConfigError, KeelError
 
 CODE = """
 import warnings
@@ -49,6 +49,10 @@ def fussy(outputs, targets):
 
 def size(outputs):
     return outputs.abs().mean()
+
+class Stubborn(torch.optim.SGD):
+    def step(self, closure=None):
+        return 1 / 0
 
 class Own(nn.Module):
     def __init__(self):
@@ -370,6 +374,18 @@ def test_what_is_wrong_is_told_before_a_run_begins(
     with pytest.raises(KeelError, match=message):
         begin(**lines)
     assert not list(tmp_path.glob("saved/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("SparseAdam", "optimizer: SparseAdam cannot make a step: RuntimeError: SparseAdam does not support dense"),
+        ("told.Stubborn", r"Stubborn cannot make a step: ZeroDivisionError: division by zero \(.*told\.py:\d+\)"),
+    ],
+)
+def test_an_optimizer_that_cannot_make_a_step_is_told(kind: str, message: str, begin: Callable[..., int]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        begin(optimizer=f"{{type: {kind}, args: {{lr: 0.1}}}}")
 
 
 def test_a_term_with_weights_that_nothing_would_train_is_refused(begin: Callable[..., int], tmp_path: Path) -> None:

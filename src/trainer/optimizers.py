@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from src.utils.errors import ConfigError
+from src.utils.command import shortage
+from src.utils.errors import ConfigError, KeelError, first_line
+from src.utils.own_line import own_line
 
 
 def known_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
@@ -83,6 +85,14 @@ def apply_gradients(optimizer: Optimizer) -> None:
         update.__wrapped__(optimizer)
     finally:
         torch._C._set_grad_enabled(was_on)
+
+
+def failed_update(optimizer: Optimizer, error: Exception) -> Exception:
+    """Return what a user is told when the `step` of an optimizer has failed."""
+    if isinstance(error, KeelError) or shortage(error):
+        return error
+    reason = f"{type(error).__name__}: {first_line(error)}{own_line(error, ('src/trainer/optimizers.py',))}"
+    return ConfigError(f"optimizer: {type(optimizer).__name__} cannot make a step: {reason}")
 
 
 def has_gradients(optimizer: Optimizer) -> bool:

@@ -15,7 +15,7 @@ from src.trainer.checkpoints.memory import Progress
 from src.trainer.criterion import TermWeights, Weight
 from src.trainer.evaluate import autocast
 from src.trainer.faults.out_of_memory import MicroBatches, free_cached_memory, is_out_of_memory
-from src.trainer.optimizers import apply_gradients, drop_gradients, has_gradients, parameters_of
+from src.trainer.optimizers import apply_gradients, drop_gradients, failed_update, has_gradients, parameters_of
 from src.trainer.settings import TrainerSettings
 from src.trainer.task import StepOutput, Task
 from src.utils.device import to_device
@@ -119,7 +119,10 @@ class Step:
             self.grad_norm = nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.look(self._parameters)
         for optimizer in optimizers:
-            self._step_one(optimizer)
+            try:
+                self._step_one(optimizer)
+            except Exception as error:
+                raise failed_update(optimizer, error) from error
 
     def _update(self, batches: Sequence[Any]) -> None:
         """Descend the gradient of the mean loss over all rows of `batches`."""
@@ -222,8 +225,7 @@ def check_own_update(settings: TrainerSettings) -> None:
         "max_grad_norm": settings.max_grad_norm is not None,
         "amp_dtype": settings.amp_dtype == "fp16",
     }
-    wrong = [name for name, is_asked in asked.items() if is_asked]
-    if wrong:
+    if wrong := [name for name, is_asked in asked.items() if is_asked]:
         raise ConfigError(f"trainer.{', '.join(wrong)}: the task has an `update` of its own and must do that itself")
 
 
