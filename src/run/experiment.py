@@ -24,7 +24,7 @@ from src.data.parts.part import Part
 from src.data.parts.split import DataMemory
 from src.logger.logger import Logger, standard_sinks
 from src.model.metric import MetricSet
-from src.trainer.checkpoints.memory import HOW, TaskMemory
+from src.trainer.checkpoints.memory import TaskMemory
 from src.trainer.criterion import Criteria, Criterion
 from src.trainer.freezing import Freezing
 from src.trainer.groups import check_groups, parameter_groups, scale_rates
@@ -107,7 +107,7 @@ def build_optimizers(config: Config, experiment: Experiment) -> tuple[dict[str, 
         suffix = f".{name}" if name else ""
         available = experiment.available
         kind, parameters = find("optimizer", component.type), _parameters(experiment, name)
-        way = {} if {*HOW} & {*component.args} else known_way(kind, parameters.values())
+        way = known_way(kind, parameters.values(), component.args)
         optimizer: Optimizer = build("optimizer", component, chosen[name], available=available, **way)
         check_fused(optimizer, parameters)
         scale_rates(optimizer)

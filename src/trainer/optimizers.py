@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +14,21 @@ from src.utils.command import shortage
 from src.utils.errors import ConfigError, KeelError, first_line
 from src.utils.own_line import own_line
 
+WAYS = ("foreach", "fused", "capturable", "differentiable")
+"""Arguments that say by which of torch's ways an optimizer computes: config and device decide, no checkpoint."""
 
-def known_way(kind: Any, parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
+
+def known_way(kind: Any, parameters: Iterable[nn.Parameter], given: Collection[str] = ()) -> dict[str, bool]:
     """Return the argument that tells an optimizer of torch on a CPU what it would find out anew at each step.
+
+    None where one of `WAYS` is among the arguments `given`.
 
     That is to update one parameter after the other. One kernel for all (`fused`) must be asked for: on a CPU it takes
     it on trust that weights, gradients and moments lie in memory alike, and gives wrong numbers where they do not.
     """
+    is_open = kind.__module__.startswith("torch.optim.") and not any(way in given for way in WAYS)
     is_on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
-    return {"foreach": False} if is_on_cpu and kind.__module__.startswith("torch.optim.") else {}
+    return {"foreach": False} if is_open and is_on_cpu else {}
 
 
 def check_fused(optimizer: Optimizer, named: Mapping[str, nn.Parameter]) -> None:

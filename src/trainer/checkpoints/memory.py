@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from src.data.loading.loader import Loader
 from src.trainer.checkpoints.resume import load_weights
 from src.trainer.checkpoints.trial import check_moments, check_settings
+from src.trainer.optimizers import WAYS
 from src.utils.alike import Unlike, check_alike
 from src.utils.device import to_device
 from src.utils.errors import CheckpointError, KeelError
@@ -25,8 +26,6 @@ YOUNGER_KEYS = ("bad_steps", "micro_batches", "evaluation_pieces", "best_at")
 """The same of what owners hold."""
 ENDS = ("initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum")
 """Where the curves of torch's schedules begin and end, which they write into groups of parameters: the config says."""
-HOW = ("foreach", "fused", "capturable", "differentiable")
-"""By which of torch's ways optimizers compute: the config and the device say, too."""
 MAX_PIECES = 1 << 16
 """Of a batch: more than rows of any."""
 COMPARED = ("progress", "monitor", "scaler")
@@ -91,15 +90,15 @@ class OptimizerMemory:
         if state["type"] != self.kind:
             raise CheckpointError(f"is of {state['type']} there, {self.kind} here")
         groups = [
-            {key: value for key, value in group.items() if key not in ("params", *HOW)}
+            {key: value for key, value in group.items() if key not in ("params", *WAYS)}
             for group in self.optimizer.param_groups
         ]
         check_alike({"param_groups": groups}, state["state"], "state", is_counted=False)
         saved, owned = state["state"]["param_groups"], self.optimizer.param_groups
         if len(saved) != len(owned):
             raise Unlike(f"groups of parameters are {len(saved)} there, {len(owned)} here")
-        hows, ends = ([{key: own[key] for key in keys if key in own} for own in owned] for keys in (HOW, ENDS))
-        groups = [group | how for group, how in zip(saved, hows, strict=True)]
+        ways, ends = ([{key: own[key] for key in keys if key in own} for own in owned] for keys in (WAYS, ENDS))
+        groups = [group | way for group, way in zip(saved, ways, strict=True)]
         self.optimizer.load_state_dict({**state["state"], "param_groups": groups})
         for group, end in zip(self.optimizer.param_groups, ends, strict=True):
             group.update(end)
