@@ -34,7 +34,7 @@ from src.utils.processes.watch import Watch
 
 START_S = 300.0
 """A rank that has not come within this time after the first is missed."""
-LAST_WORDS_S = 3.0
+LAST_WORDS_S = 8.0
 """How long a rank that fails after another gives the launcher to end it."""
 _PEER_LOST = re.compile(r"gloo|NCCL|closed by peer|reset by peer|Broken pipe|process group|DistStore|[Ss]ocket", re.I)
 
